@@ -1,0 +1,1 @@
+"""poolwire: pooled ZMQ, SQL and HTTP connections for agent services, leased for one call."""

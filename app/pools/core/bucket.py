@@ -1,0 +1,500 @@
+"""A bucket: the connections of one configuration key, checked out one at a time up to a hard cap.
+
+Idle entries form a stack, so that the warmest is used first and the coldest expire. ``deque.pop`` and
+``deque.append`` are atomic, hence a checkout that finds an idle entry, and its return, take no lock.
+
+Everything else (growth, waiting, closing) happens under one short lock, with two rules that keep a wake-up from
+being lost and a caller from starving:
+
+* a waiter first registers and then looks at the idle stack; who returns an entry first appends it and then
+  looks at the waiters. Whichever comes second sees the other;
+* a waiter younger than ``fair_after`` is only woken, to compete with running threads (handing over each entry
+  would force a thread switch per use); an older one is handed the next entry directly, oldest first.
+
+Connections are made and closed outside the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from app.pools.core import forks
+from app.pools.core.holders import CallSite, call_site, render
+from app.pools.core.statistics import Histogram
+from app.pools.core.waiters import Permit, TaskWaiter, ThreadWaiter, Waiter
+from app.pools.errors import PoolClosed, PoolTimeout
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NEVER = float("inf")
+_SITE_DEPTH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many connections a bucket has, and for how long. All times are seconds."""
+
+    capacity: int
+    """Connections, at most; never exceeded, not even for a moment."""
+    checkout_timeout: float = 5.0
+    """How long a checkout waits unless the call says otherwise."""
+    min_idle: int = 0
+    """Idle connections that the idle timeout leaves open."""
+    idle_timeout: float = NEVER
+    """How long a connection may be idle."""
+    max_lifetime: float = NEVER
+    """How old a connection may get, from its creation."""
+    lifetime_jitter: float = 0.1
+    """The share of ``max_lifetime`` taken off at random, so that connections made together do not end together."""
+    fair_after: float = 0.0
+    """The wait after which a waiter is handed an entry directly instead of competing for it."""
+    leak_threshold: float = NEVER
+    """How long a lease may be held before it is reported, once, with the stack of its checkout."""
+
+
+class Entry(Generic[T]):
+    """A connection and its history. Who has checked it out owns it and may write to it."""
+
+    __slots__ = ("doomed", "expires_at", "idle_since", "leased_at", "reported", "resource", "site", "uses")
+
+    def __init__(self, resource: T, expires_at: float) -> None:
+        self.resource = resource
+        self.expires_at = expires_at
+        self.idle_since = 0.0
+        self.leased_at = 0.0
+        self.site: CallSite = ()
+        self.uses = 0
+        self.reported = False
+        self.doomed = False
+
+
+class Bucket(Generic[T]):
+    """The connections of one key.
+
+    Args:
+        pool: the pool's name, for errors.
+        label: the key's name for errors and statistics, without secrets.
+        limits: the cap and the times.
+        create: makes a connection. May block; called without a lock.
+        destroy: closes a connection. Called from any thread, also the housekeeper's; must not raise.
+        create_async: the coroutine function that ``checkout_async`` uses to make a connection; ``create`` if
+            making one does not block.
+        usable: says at a checkout whether an entry idle until now still works; must cost next to nothing in
+            the common case. Called without a lock by the thread that is about to own the entry.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        label: str,
+        limits: Limits,
+        *,
+        create: Callable[[], T],
+        destroy: Callable[[T], None],
+        create_async: Callable[[], Awaitable[T]] | None = None,
+        usable: Callable[[Entry[T], float], bool] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.label = label
+        self.limits = limits
+        self._create = create
+        self._create_async = create_async
+        self._destroy = destroy
+        self._usable = usable
+        self._reset()
+
+    def _reset(self) -> None:
+        # Re-entrant: the garbage collector may finalise an abandoned lease, which gives its entry back, in the
+        # thread that is in a critical section at that moment.
+        self._lock = threading.RLock()
+        self._idle: deque[Entry[T]] = deque()
+        self._entries: set[Entry[T]] = set()
+        self._waiters: deque[Waiter[Entry[T]]] = deque()
+        self._size = 0  # entries, and places kept for connections that are being made
+        self._closed = False
+        self._drained = threading.Event()
+        self._misses = 0
+        self._retired_uses = 0
+        self._cleaned = 0
+        self._discarded = 0
+        self._timeouts = 0
+        self._leaks = 0
+        self._waits = Histogram()
+
+    # Checkout
+
+    def checkout(self, timeout: float | None = None) -> Entry[T]:
+        """Return an entry for the caller's exclusive use, to be given to ``give_back`` or ``discard``.
+
+        Args:
+            timeout: seconds to wait for one, ``limits.checkout_timeout`` unless given.
+
+        Raises:
+            PoolTimeout: none became free in time.
+            PoolClosed: the bucket is closed.
+        """
+        while True:
+            try:
+                entry = self._idle.pop()
+            except IndexError:
+                entry = self._checkout_slowly(timeout)
+            if self._take(entry):
+                return entry
+
+    async def checkout_async(self, timeout: float | None = None) -> Entry[T]:
+        """Do what ``checkout`` does without blocking the event loop."""
+        while True:
+            try:
+                entry = self._idle.pop()
+            except IndexError:
+                entry = await self._checkout_slowly_async(timeout)
+            if self._take(entry):
+                return entry
+
+    def _take(self, entry: Entry[T]) -> bool:
+        """Make ``entry`` the caller's, or retire it and return ``False``."""
+        now = time.monotonic()
+        if entry.uses and (entry.expires_at <= now or (self._usable is not None and not self._usable(entry, now))):
+            self._retire(entry)
+            return False
+        if self._closed:
+            self._retire(entry)
+            raise PoolClosed(self.pool)
+        entry.leased_at = now
+        entry.uses += 1
+        entry.site = call_site(_SITE_DEPTH, skip=3)
+        return True
+
+    def _checkout_slowly(self, timeout: float | None) -> Entry[T]:
+        waiter: ThreadWaiter[Entry[T]] = ThreadWaiter()
+        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
+        try:
+            granted = self._enqueue(waiter)
+            while granted is None:
+                woken = waiter.wait(deadline - time.monotonic())
+                granted = self._look_again(waiter, last_chance=not woken)
+        except BaseException:
+            self._abandon(waiter)
+            raise
+        if granted is not Permit.GROW:
+            return self._entry_of(granted)
+        try:
+            return self._admit(self._create(), missed=1)
+        except BaseException:
+            self._release_place()
+            raise
+
+    async def _checkout_slowly_async(self, timeout: float | None) -> Entry[T]:
+        waiter: TaskWaiter[Entry[T]] = TaskWaiter()
+        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
+        try:
+            granted = self._enqueue(waiter)
+            while granted is None:
+                woken = await waiter.wait(deadline - time.monotonic())
+                granted = self._look_again(waiter, last_chance=not woken)
+        except BaseException:
+            self._abandon(waiter)
+            raise
+        if granted is not Permit.GROW:
+            return self._entry_of(granted)
+        try:
+            made = self._create() if self._create_async is None else await self._create_async()
+            return self._admit(made, missed=1)
+        except BaseException:
+            self._release_place()
+            raise
+
+    def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Permit | None:
+        """Take a place below the cap, or a place in the queue."""
+        # Critical section: decide here whether to grow or to wait. Nothing else may add to the size.
+        with self._lock:
+            if self._closed:
+                return Permit.CLOSED
+            if self._size < self.limits.capacity:
+                self._size += 1
+                return Permit.GROW
+            self._waiters.append(waiter)
+        return self._look_again(waiter, last_chance=False)  # an entry may have come back before we queued
+
+    def _look_again(self, waiter: Waiter[Entry[T]], *, last_chance: bool) -> Entry[T] | Permit | None:
+        """Return what the waiter was granted or finds idle; at its last chance raise ``PoolTimeout`` instead."""
+        # Critical section: a grant, an idle entry and giving up exclude each other.
+        with self._lock:
+            granted = waiter.granted
+            if granted is None:
+                try:
+                    granted = self._idle.pop()
+                except IndexError:
+                    if not last_chance:
+                        return None
+                    self._timeouts += 1
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+            waiter.granted = None  # it is the caller's now: `_abandon` must not give it back as well
+            waited = time.monotonic() - waiter.since
+            self._waits.record(waited)
+        if granted is None:
+            raise self._timed_out(waited)
+        return granted
+
+    def _abandon(self, waiter: Waiter[Entry[T]]) -> None:
+        """Leave the queue, and pass on what was granted meanwhile."""
+        with self._lock:
+            granted, waiter.granted = waiter.granted, None
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        if granted is Permit.GROW:
+            self._release_place()
+        elif isinstance(granted, Entry):
+            self._make_idle(granted)
+        elif self._waiters:
+            self._serve()  # it may have been woken for an entry that another can use now
+
+    def _entry_of(self, granted: Entry[T] | Permit) -> Entry[T]:
+        if isinstance(granted, Permit):
+            raise PoolClosed(self.pool)
+        return granted
+
+    def _admit(self, resource: T, *, missed: int) -> Entry[T]:
+        """Make an entry of a new connection, for which ``missed`` callers found no idle one."""
+        limits = self.limits
+        lifetime = limits.max_lifetime * (1 - limits.lifetime_jitter * random.random())
+        entry = Entry(resource, time.monotonic() + lifetime)
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._entries.add(entry)
+                self._misses += missed
+        if closed:
+            self._destroy(resource)
+            raise PoolClosed(self.pool)
+        return entry
+
+    def _release_place(self) -> None:
+        """Give up a place below the cap, to the oldest waiter if there is one."""
+        with self._lock:
+            self._size -= 1
+            if self._closed and not self._size:
+                self._drained.set()
+        self._serve()
+
+    # Return
+
+    def give_back(self, entry: Entry[T]) -> None:
+        """Return a healthy entry, for the next caller."""
+        if self._closed or entry.doomed:
+            self._retire(entry)
+        else:
+            self._make_idle(entry)
+
+    def _make_idle(self, entry: Entry[T]) -> None:
+        entry.idle_since = time.monotonic()
+        entry.leased_at = 0.0
+        entry.reported = False
+        if self._waiters:
+            self._serve(entry)
+            return
+        self._idle.append(entry)
+        if self._waiters or self._closed:
+            self._serve()
+
+    def discard(self, entry: Entry[T]) -> None:
+        """Return an entry that nobody may use again: its state is unknown, broken, or private."""
+        with self._lock:
+            self._discarded += 1
+        self._retire(entry)
+
+    def _retire(self, entry: Entry[T]) -> None:
+        if entry not in self._entries:
+            return  # checked out before a fork: the parent's to close
+        # Closed first and counted out afterwards: otherwise a waiter could open one above the cap.
+        self._destroy(entry.resource)
+        with self._lock:
+            self._entries.discard(entry)
+            self._retired_uses += entry.uses
+        self._release_place()
+
+    def _serve(self, returned: Entry[T] | None = None) -> None:
+        """Pass ``returned``, idle entries and free places on to the waiters."""
+        now = time.monotonic()
+        # Critical section: the order of the queue is decided here and nowhere else.
+        with self._lock:
+            while self._waiters and not self._closed:
+                first = self._waiters[0]
+                if self._size < self.limits.capacity:
+                    grant: Entry[T] | Permit = Permit.GROW
+                elif now - first.since < self.limits.fair_after:
+                    if (returned is not None or self._idle) and not first.wake():
+                        self._waiters.popleft()
+                        continue
+                    break
+                elif returned is not None:
+                    grant, returned = returned, None
+                else:
+                    try:
+                        grant = self._idle.pop()
+                    except IndexError:
+                        break
+                self._waiters.popleft()
+                if first.wake():
+                    first.granted = grant
+                    if grant is Permit.GROW:
+                        self._size += 1
+                elif isinstance(grant, Entry):
+                    returned = grant
+            if returned is not None:
+                self._idle.append(returned)
+            closed = self._closed
+        if closed:
+            self._retire_idle()
+
+    def _timed_out(self, waited: float) -> PoolTimeout:
+        leased = [entry for entry in self._snapshot() if entry.leased_at]
+        longest = min(leased, key=lambda entry: entry.leased_at, default=None)
+        return PoolTimeout(
+            self.pool,
+            self.label,
+            capacity=self.limits.capacity,
+            in_use=len(leased),
+            waiters=len(self._waiters),
+            waited=waited,
+            longest_holder=None if longest is None else _describe(longest),
+        )
+
+    # Housekeeping
+
+    def fill(self) -> None:
+        """Make connections up to ``limits.min_idle``. Raises what ``create`` raises."""
+        while True:
+            with self._lock:
+                if self._closed or self._size >= min(self.limits.min_idle, self.limits.capacity):
+                    return
+                self._size += 1
+            try:
+                entry = self._admit(self._create(), missed=0)
+            except BaseException:
+                self._release_place()
+                raise
+            self._make_idle(entry)
+
+    def sweep(self) -> None:
+        """Close what has been idle too long or is too old, and report leases held too long."""
+        now = time.monotonic()
+        limits = self.limits
+        kept: deque[Entry[T]] = deque()
+        ended: list[Entry[T]] = []
+        for _ in range(len(self._idle)):
+            try:
+                entry = self._idle.popleft()
+            except IndexError:
+                break
+            too_long = now - entry.idle_since >= limits.idle_timeout
+            spare = self._size - len(ended) > limits.min_idle
+            if entry.expires_at <= now or (too_long and spare):
+                ended.append(entry)
+            else:
+                kept.append(entry)
+        self._idle.extendleft(reversed(kept))
+        if ended:
+            with self._lock:
+                self._cleaned += len(ended)
+            for entry in ended:
+                self._retire(entry)
+        if self._waiters:
+            self._serve()
+        self._report_leaks(now)
+
+    def _report_leaks(self, now: float) -> None:
+        for entry in self._snapshot():
+            leased_at = entry.leased_at
+            if leased_at and now - leased_at >= self.limits.leak_threshold and not entry.reported:
+                entry.reported = True
+                with self._lock:
+                    self._leaks += 1
+                log.warning(
+                    "a %s connection for %s was not given back yet: %s",
+                    self.pool,
+                    self.label,
+                    _describe(entry),
+                )
+
+    # Closing
+
+    def refuse(self) -> None:
+        """Hand out nothing more, fail those who wait, close what is idle."""
+        with self._lock:
+            self._closed = True
+            if not self._size:
+                self._drained.set()
+            waiters, self._waiters = self._waiters, deque()
+            for waiter in waiters:
+                waiter.granted = Permit.CLOSED
+                waiter.wake()
+        self._retire_idle()
+
+    def drain(self, seconds: float) -> list[str]:
+        """Wait until every lease was given back, at most ``seconds``, after ``refuse``.
+
+        Returns:
+            who still holds a lease then; such a connection is closed when it is given back.
+        """
+        self._drained.wait(max(0.0, seconds))
+        return [f"{self.label}, {_describe(entry)}" for entry in self._snapshot() if entry.leased_at]
+
+    def _retire_idle(self) -> None:
+        while True:
+            try:
+                entry = self._idle.pop()
+            except IndexError:
+                return
+            self._retire(entry)
+
+    def forget_after_fork(self) -> None:
+        """Start empty in a child process; what the parent opened stays untouched."""
+        for entry in self._entries:
+            entry.doomed = True
+        forks.bury(self._entries)
+        self._reset()
+
+    # Statistics
+
+    def _snapshot(self) -> list[Entry[T]]:
+        with self._lock:
+            return list(self._entries)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the bucket's figures; times are seconds."""
+        with self._lock:
+            entries = list(self._entries)
+            uses = self._retired_uses
+            waits = self._waits.summary()
+        active = sum(1 for entry in entries if entry.leased_at)
+        # Each entry is counted by its holder alone, so no count is lost and the fast path takes no lock.
+        uses += sum(entry.uses for entry in entries)
+        return {
+            "total": len(entries),
+            "active": active,
+            "idle": len(entries) - active,
+            "waiting": len(self._waiters),
+            "capacity": self.limits.capacity,
+            "hits": max(0, uses - self._misses),
+            "misses": self._misses,
+            "cleaned": self._cleaned,
+            "discarded": self._discarded,
+            "timeouts": self._timeouts,
+            "leaks": self._leaks,
+            "wait": waits,
+        }
+
+
+def _describe(entry: Entry[Any]) -> str:
+    return f"held for {time.monotonic() - entry.leased_at:.1f} s, checked out at {render(entry.site)}"

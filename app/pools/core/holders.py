@@ -1,0 +1,42 @@
+"""Who holds a connection: the call stack of a checkout, kept cheaply and rendered only when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import CodeType
+from typing import TypeAlias
+
+# (code, offset of the instruction) of each frame, innermost first. Frames themselves would keep every
+# local variable of the caller alive, and a line number costs a look-up: both wait until rendering.
+CallSite: TypeAlias = "tuple[tuple[CodeType, int], ...]"
+
+_OUR_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+_INNER = (os.path.join(_OUR_OWN, "pools") + os.sep, os.path.join(_OUR_OWN, "containers") + os.sep)
+
+
+def call_site(depth: int, skip: int = 2) -> CallSite:
+    """Return up to ``depth`` frames of the current call stack, leaving out the innermost ``skip``."""
+    frame = sys._getframe(skip)
+    site = []
+    while frame is not None and depth > 0:
+        site.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back  # type: ignore[assignment]
+        depth -= 1
+    return tuple(site)
+
+
+def render(site: CallSite, frames: int = 4) -> str:
+    """Return ``site`` as ``file:line in function <- caller...``, from the first frame outside the pools."""
+    outside = [part for part in site if not part[0].co_filename.startswith(_INNER)] or list(site)
+    return " <- ".join(
+        f"{os.path.basename(code.co_filename)}:{_line(code, offset)} in {code.co_name}"
+        for code, offset in outside[:frames]
+    )
+
+
+def _line(code: CodeType, offset: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line
+    return code.co_firstlineno

@@ -1,0 +1,141 @@
+"""The life of a pool: start, stop, housekeeping, fork safety and statistics, the same for all three."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from app.pools.core import forks
+from app.pools.core.housekeeper import housekeeper
+from app.pools.core.statistics import pool_stats
+from app.pools.errors import LeaseLeaked, PoolClosed
+from app.pools.pool import Health, PoolStats
+
+
+class ManagedPool:
+    """The base of a pool whose keys come and go.
+
+    A pool starts by itself at its first use, so that ``get_zmq_pool().socket(...)`` needs no ceremony; in a
+    container, ``Lifecycle`` starts it, so that a wrong setting stops the program before it serves.
+
+    A subclass gives ``name`` and the five hooks below. Its own lock guards its map of keys; no hook is called
+    with that lock held.
+    """
+
+    name: str
+
+    def __init__(self, *, sweep_interval: float) -> None:
+        self._sweep_interval = sweep_interval
+        self._lock = threading.RLock()
+        self._running = False
+        self._closed = False
+
+    # Hooks
+
+    def _refuse(self) -> None:
+        """Hand out nothing more, fail those who wait, and close what is idle."""
+        raise NotImplementedError
+
+    def _drain(self, deadline: float) -> list[str]:
+        """Wait for the leases until ``deadline`` (monotonic seconds), close the rest; return who holds one."""
+        raise NotImplementedError
+
+    def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Return a label and the figures of each key."""
+        raise NotImplementedError
+
+    def sweep(self) -> None:
+        """Close what has expired. Called by the housekeeper."""
+        raise NotImplementedError
+
+    def forget_after_fork(self) -> None:
+        """Drop, in a child process, what the parent opened. A subclass extends this."""
+        self._lock = threading.RLock()
+        self._running = False
+
+    # Life
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool was stopped and not started again."""
+        return self._closed
+
+    def start(self) -> None:
+        """Make ready to serve, also after a ``stop``; does nothing if the pool runs."""
+        with self._lock:
+            self._closed = False
+            self._ensure_running()
+
+    def _ensure_running(self) -> None:
+        """Start at the first use. Raises ``PoolClosed`` if the pool was stopped."""
+        if self._running:
+            return
+        with self._lock:
+            if self._closed:
+                raise PoolClosed(self.name)
+            if not self._running:
+                forks.register(self)
+                housekeeper.register(self, self._sweep_interval)
+                self._running = True
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Refuse new leases, wait for those out, close everything; does nothing if the pool is stopped.
+
+        Args:
+            timeout: seconds to wait for leases to be given back.
+
+        Raises:
+            LeaseLeaked: some were not. The error names each holder; everything else is closed.
+        """
+        with self._lock:
+            self._closed = True
+            if not self._running:
+                return
+            self._running = False
+        housekeeper.unregister(self)
+        deadline = time.monotonic() + timeout
+        self._refuse()
+        holders = self._drain(deadline)
+        if holders:
+            raise LeaseLeaked(self.name, holders)
+
+    async def start_async(self) -> None:
+        """Do what ``start`` does without blocking the event loop."""
+        await asyncio.to_thread(self.start)
+
+    async def stop_async(self, timeout: float = 10.0) -> None:
+        """Do what ``stop`` does without blocking the event loop."""
+        await asyncio.to_thread(self.stop, timeout)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start_async()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop_async()
+
+    # What it does now
+
+    def get_stats(self) -> PoolStats:
+        """Return the counts of all keys, as they are now."""
+        return pool_stats(self._figures(), cleanup_thread_alive=housekeeper.alive)
+
+    def health(self) -> Health:
+        """Say whether the pool can serve, without sending anything to a peer."""
+        reasons = [f"the {self.name} pool is stopped"] if self._closed else []
+        return {"healthy": not reasons, "reasons": reasons}

@@ -1,0 +1,127 @@
+"""Settings of the pools, from the environment, ``.env`` and ``poolwire.toml``, in that order of precedence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from app.pools.core.redaction import redact_mapping
+from app.pools.errors import ConfigError
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrOff = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+
+CONFIG_FILE_VARIABLE = "POOLWIRE_CONFIG"
+
+
+def config_file() -> Path:
+    """Return the configuration file: what ``POOLWIRE_CONFIG`` names, else ``poolwire.toml`` in the folder."""
+    return Path(os.environ.get(CONFIG_FILE_VARIABLE, "poolwire.toml"))
+
+
+class PoolSettings(BaseSettings):
+    """The base of each pool's settings. A bad value raises ``ConfigError`` that names the variable.
+
+    A subclass names its table in ``poolwire.toml`` with ``table`` and its environment prefix in
+    ``model_config``.
+    """
+
+    table: ClassVar[str]
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    leak_threshold: SecondsOrOff = 60.0
+    """A lease held longer than this many seconds is logged once, with its checkout's stack; 0 turns it off."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(self._explain(error)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put ``[table]`` of ``poolwire.toml`` below the environment and ``.env``."""
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=config_file(), toml_table_header=(cls.table,))
+        return init_settings, env_settings, dotenv_settings, toml
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        prefix = cls.model_config["env_prefix"]
+        complaints = []
+        for detail in error.errors():
+            name = str(detail["loc"][0]) if detail["loc"] else cls.__name__
+            shown = redact_mapping({name: detail["input"]})[name]
+            complaints.append(f"{prefix}{name.upper()}={shown!r}: {detail['msg']}")
+        allowed = f"Set it in the environment, .env or [{cls.table}] of {config_file()}"
+        return f"{'; '.join(complaints)}. {allowed}"
+
+
+class ZMQPoolSettings(PoolSettings):
+    """Settings of the ZMQ pool: ``ZMQ_POOL_*``, or ``[zmq_pool]`` in ``poolwire.toml``."""
+
+    table = "zmq_pool"
+    model_config = SettingsConfigDict(env_prefix="ZMQ_POOL_")
+
+    max_connections: Count = 50
+    """Sockets per configuration key, at most."""
+    max_idle_time: Seconds = 300.0
+    """Seconds after which an idle socket is closed."""
+    health_check_interval: Seconds = 60.0
+    """Seconds between two rounds of housekeeping."""
+    checkout_timeout: Seconds = 5.0
+    """Seconds that a checkout waits for a free socket unless the call says otherwise."""
+    max_lifetime: SecondsOrOff = 1800.0
+    """Seconds after which a socket is replaced, less up to 10 % at random; 0 keeps it."""
+
+
+class SQLPoolSettings(PoolSettings):
+    """Settings of the SQL pool: ``SQL_POOL_*``, or ``[sql_pool]`` in ``poolwire.toml``."""
+
+    table = "sql_pool"
+    model_config = SettingsConfigDict(env_prefix="SQL_POOL_")
+
+    max_connections: Count = 20
+    """Connections per database, at most."""
+    min_connections: Annotated[int, Field(ge=0, le=100_000)] = 2
+    """Idle connections that housekeeping leaves open."""
+    max_idle_time: Seconds = 600.0
+    """Seconds after which an idle connection above the minimum is closed."""
+    health_check_interval: Seconds = 60.0
+    """Seconds between two rounds of housekeeping."""
+    checkout_timeout: Seconds = 5.0
+    """Seconds that a checkout waits for a free connection unless the call says otherwise."""
+    max_lifetime: SecondsOrOff = 1800.0
+    """Seconds after which a connection is replaced, less up to 10 % at random; 0 keeps it."""
+
+
+class HTTPPoolSettings(PoolSettings):
+    """Settings of the HTTP pool: ``HTTP_POOL_*``, or ``[http_pool]`` in ``poolwire.toml``."""
+
+    table = "http_pool"
+    model_config = SettingsConfigDict(env_prefix="HTTP_POOL_")
+
+    max_sessions: Count = 10
+    """Transports (an origin with its TLS settings and limits) kept open, at most."""
+    session_timeout: Seconds = 300.0
+    """Seconds after which an idle transport is closed."""
+    health_check_interval: Seconds = 60.0
+    """Seconds between two rounds of housekeeping."""
+    max_connections: Count = 100
+    """Connections per transport, at most."""

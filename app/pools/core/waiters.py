@@ -1,0 +1,84 @@
+"""Those who wait for a connection: a thread or an asyncio task, in one queue."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from enum import Enum
+from typing import Generic, TypeVar
+
+E = TypeVar("E")
+
+
+class Permit(Enum):
+    """What a waiter may be granted instead of an entry."""
+
+    GROW = "make a connection: a place below the cap was kept for you"
+    CLOSED = "the pool was stopped while you waited"
+
+
+class Waiter(Generic[E]):
+    """A place in a bucket's queue. The bucket's lock guards ``granted``; ``wake`` may be called under it."""
+
+    __slots__ = ("granted", "since")
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.granted: E | Permit | None = None
+
+    def wake(self) -> bool:
+        """Let the waiter look again. Returns ``False`` if it can no longer be reached."""
+        raise NotImplementedError  # a thread and a task are woken in different ways
+
+
+class ThreadWaiter(Waiter[E]):
+    """A thread that waits."""
+
+    __slots__ = ("_signal",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A bare lock as a binary semaphore: an Event's or a Condition's own lock and list cost several
+        # microseconds on each wait.
+        self._signal = threading.Lock()
+        self._signal.acquire()
+
+    def wake(self) -> bool:
+        """Release the thread; harmless if it was released before."""
+        if self._signal.locked():
+            self._signal.release()
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Block until woken, at most ``seconds``. Returns whether it was woken."""
+        return self._signal.acquire(timeout=max(0.0, seconds))
+
+
+class TaskWaiter(Waiter[E]):
+    """An asyncio task that waits, in whichever loop it runs."""
+
+    __slots__ = ("_event", "_loop")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> bool:
+        """Schedule the task, from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:  # the loop was closed with the task still waiting
+            return False
+        return True
+
+    async def wait(self, seconds: float) -> bool:
+        """Suspend until woken, at most ``seconds``. Returns whether it was woken."""
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True

@@ -1,0 +1,146 @@
+"""Every error that a pool raises. Each carries its facts as attributes and renders them, secrets never among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PoolError(Exception):
+    """The base of every error that poolwire's pools raise."""
+
+
+class ConfigError(PoolError, ValueError):
+    """A configuration value is wrong. The message names the value and what is allowed."""
+
+
+class MissingDriver(PoolError, ImportError):
+    """A driver that is not installed is needed. The message names the extra that brings it."""
+
+
+class PoolClosed(PoolError):
+    """The pool was stopped, before the call or while it waited.
+
+    Args:
+        pool: the pool's name, such as ``"sql"``.
+    """
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        super().__init__(
+            f"the {pool} pool is stopped and hands out nothing more; "
+            f"start() it again, or call get_{pool}_pool() for the process's default pool"
+        )
+
+
+class PoolTimeout(PoolError, TimeoutError):
+    """Every connection of a key was in use until the caller's deadline.
+
+    Attributes:
+        pool: the pool's name.
+        key: the key's label, without secrets.
+        capacity: how many connections the key may have.
+        in_use: how many of them were checked out.
+        waiters: how many callers were still waiting.
+        waited: how long this caller waited, in seconds.
+        longest_holder: where the connection held longest was checked out, or ``None``.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        key: str,
+        *,
+        capacity: int,
+        in_use: int,
+        waiters: int,
+        waited: float,
+        longest_holder: str | None = None,
+    ) -> None:
+        self.pool = pool
+        self.key = key
+        self.capacity = capacity
+        self.in_use = in_use
+        self.waiters = waiters
+        self.waited = waited
+        self.longest_holder = longest_holder
+        super().__init__(pool, key)
+
+    def __str__(self) -> str:
+        message = (
+            f"no {self.pool} connection for {self.key} within {self.waited:.2f} s: "
+            f"{self.in_use} of {self.capacity} in use, {self.waiters} waiting"
+        )
+        if self.longest_holder is not None:
+            message += f"; held longest: {self.longest_holder}"
+        return f"{message}. Give connections back sooner, or raise {self.pool.upper()}_POOL_MAX_CONNECTIONS"
+
+
+class LeaseLeaked(PoolError):
+    """A pool was stopped while connections were still checked out.
+
+    Attributes:
+        pool: the pool's name.
+        holders: one line for each lease: its key, its age and where it was checked out.
+    """
+
+    def __init__(self, pool: str, holders: Sequence[str]) -> None:
+        self.pool = pool
+        self.holders = tuple(holders)
+        super().__init__(pool, self.holders)
+
+    def __str__(self) -> str:
+        held = "; ".join(self.holders)
+        return f"the {self.pool} pool stopped with {len(self.holders)} lease(s) not given back: {held}"
+
+
+# ZMQ
+
+
+class NotSent(PoolError, TimeoutError):
+    """A ZMQ message never left this process, so sending it again is safe."""
+
+
+class NoReply(PoolError, TimeoutError):
+    """A ZMQ request was sent and no reply came in time; the peer may have executed it."""
+
+
+class EndpointBusy(PoolError):
+    """A ZMQ endpoint that this process binds is leased already; a bound endpoint has one owner."""
+
+
+class RequestFailed(PoolError):
+    """A peer answered a request with an error.
+
+    Attributes:
+        endpoint: where the peer listens.
+        kind: the class name of the peer's error.
+        reason: the peer's message.
+    """
+
+    def __init__(self, endpoint: str, kind: str, reason: str) -> None:
+        self.endpoint = endpoint
+        self.kind = kind
+        self.reason = reason
+        super().__init__(f"{endpoint} answered with {kind}: {reason}")
+
+
+# SQL
+
+
+class DatabaseUnavailable(PoolError):
+    """The database cannot be reached, or the connection to it was lost. The driver's error is the cause."""
+
+
+# HTTP
+
+
+class InvalidURL(ConfigError):
+    """A path or URL that would leave the configured base URL, or that carries credentials."""
+
+
+class HTTPUnavailable(PoolError):
+    """No response came: the connection failed or broke, and the retries allowed for it are used up."""
+
+
+class DeadlineExceeded(PoolError, TimeoutError):
+    """An HTTP call, its retries included, did not end within its total timeout."""
