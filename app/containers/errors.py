@@ -1,0 +1,80 @@
+"""What can be wrong with a container: each error names the place and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ContainerError(Exception):
+    """The base of every error that a container, its wiring or its lifecycle raises."""
+
+
+class NotWiredError(ContainerError, RuntimeError):
+    """A function was called before a container was wired to its module.
+
+    Args:
+        function: the function's module and qualified name.
+        parameter: the parameter that has no value.
+    """
+
+    def __init__(self, function: str, parameter: str) -> None:
+        self.function = function
+        self.parameter = parameter
+        super().__init__(
+            f"{function}: nothing was injected for {parameter!r}; "
+            f"call it inside Lifecycle(container, modules=[...]) with its module among them, or pass {parameter}="
+        )
+
+
+class LeaseNotOpenError(ContainerError, AttributeError):
+    """A lease was used as if it were the connection: the function that received it lacks ``@inject``."""
+
+    def __init__(self, attribute: str) -> None:
+        super().__init__(
+            f"this is a lease, a checkout that has not happened yet, so it has no {attribute!r}; "
+            "decorate the function that receives it with @inject from app.containers"
+        )
+
+
+class LeaseKindError(ContainerError, TypeError):
+    """A lease that only asyncio can open was injected into a function that is not a coroutine."""
+
+    def __init__(self, function: str, parameter: str) -> None:
+        super().__init__(f"{function}: {parameter!r} can only be opened in an async function; make it `async def`")
+
+
+class UnresolvedMarkersError(ContainerError):
+    """Markers name what the container does not have.
+
+    Args:
+        complaints: one line for each marker: module, function, parameter, marker and the nearest name.
+    """
+
+    def __init__(self, complaints: Sequence[str]) -> None:
+        self.complaints = tuple(complaints)
+        super().__init__("\n".join(complaints))
+
+
+class CycleError(ContainerError):
+    """Providers need each other in a circle, so none can be first.
+
+    Args:
+        path: the names along the circle, the first one again at its end.
+    """
+
+    def __init__(self, path: Sequence[str]) -> None:
+        self.path = tuple(path)
+        super().__init__(f"these providers need each other in a circle: {' -> '.join(path)}")
+
+
+class StartTimeoutError(ContainerError, TimeoutError):
+    """A part of the container did not start within its time limit."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self.seconds = seconds
+        super().__init__(f"{name} did not start within {seconds:g} s; raise start_timeout, or find what it waits for")
+
+
+class LifecycleError(ContainerError, RuntimeError):
+    """A container was started twice, or stopped in another event loop than the one that it was started in."""

@@ -1,0 +1,184 @@
+"""``inject``: one wrapper around a function that resolves its markers and opens its leases for each call.
+
+dependency-injector's ``wire`` finds decorated functions in a registry of its own and writes the providers
+that it resolved into a record there. The wrapper made here is entered into that registry, so its ``wire``,
+its markers with their modifiers and its overrides work as documented, without a second wrapper around ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from asyncio import isfuture
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import AsyncExitStack, ExitStack, aclosing
+from typing import Any, TypeVar, cast
+
+from dependency_injector import wiring
+
+from app.containers.errors import LeaseKindError, NotWiredError
+from app.containers.lease import Lease
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_BY_NAME_ONLY = sys.maxsize
+
+
+def inject(function: F) -> F:
+    """Fill in the parameters of ``function`` whose default is a marker, for each call anew.
+
+    A provider of a ``Lease`` has it opened before the body runs and closed when the call ends, in reverse
+    order, with the exception or the cancellation that ended it. Any other provider gives its value as
+    dependency-injector does. An argument that the caller passes, by position or by name, wins.
+
+    Args:
+        function: a function, coroutine function, generator or asynchronous generator. A class or static
+            method is decorated inside: ``@classmethod`` above ``@inject``.
+
+    Returns:
+        a function with the same signature.
+
+    Raises:
+        TypeError: the function has no parameter to inject.
+        NotWiredError: at the call, if no container is wired to the function's module.
+        LeaseKindError: at the call, if a lease only opens in asyncio and the function is synchronous.
+    """
+    if isinstance(function, (classmethod, staticmethod)):
+        return cast(F, type(function)(inject(function.__func__)))
+    markers, closing = wiring._fetch_reference_injections(function)
+    if not markers:
+        raise TypeError(
+            f"{function.__module__}.{function.__qualname__} has no parameter to inject; give one a default "
+            'such as Provide["databases.main"], or remove @inject'
+        )
+    record = wiring.PatchedCallable(original=function, reference_injections=markers, reference_closing=closing)
+    wrapper = _wrap(function, _Call(function, record))
+    record.patched = wrapper
+    wiring._patched_registry.register_callable(record)
+    return cast(F, wrapper)
+
+
+class _Call:
+    """What a wrapper knows about its function: which parameters to fill, and where the providers are."""
+
+    __slots__ = ("name", "parameters", "record")
+
+    def __init__(self, function: Callable[..., Any], record: wiring.PatchedCallable) -> None:
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        self.record = record
+        # A parameter and the position at which a caller's own argument would fill it.
+        self.parameters = tuple(
+            (name, _BY_NAME_ONLY if parameter.kind is parameter.KEYWORD_ONLY else position)
+            for position, (name, parameter) in enumerate(inspect.signature(function).parameters.items())
+            if name in record.reference_injections
+        )
+
+    def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Return the parameters that the caller left out, each with its provider's value, in their order."""
+        given = len(args)
+        providers = self.record.injections
+        values = []
+        for name, position in self.parameters:
+            if position < given or name in kwargs:
+                continue
+            provider = providers.get(name)
+            if provider is None:
+                raise NotWiredError(self.name, name)
+            values.append((name, provider()))
+        return values
+
+    def close_resources(self) -> None:
+        """Shut down what a ``Closing[...]`` marker asks for."""
+        for provider in self.record.closing.values():
+            if getattr(provider, "initialized", False):
+                provider.shutdown()
+
+    def open(self, stack: ExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Fill ``kwargs``, with each lease open until ``stack`` closes."""
+        if self.record.closing:
+            stack.callback(self.close_resources)
+        for name, value in self.resolve(args, kwargs):
+            kwargs[name] = stack.enter_context(self.manager(name, value)) if type(value) is Lease else value
+
+    def manager(self, name: str, lease: Lease[Any]) -> Any:
+        """Return the synchronous context manager of ``lease``."""
+        manager = lease.open()
+        if not hasattr(manager, "__enter__"):
+            raise LeaseKindError(self.name, name)
+        return manager
+
+    async def open_async(self, stack: AsyncExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Fill ``kwargs`` as ``open`` does, preferring what asyncio offers."""
+        if self.record.closing:
+            stack.push_async_callback(self.close_resources_async)
+        for name, value in self.resolve(args, kwargs):
+            if type(value) is Lease:
+                manager: Any = value.open()
+                if hasattr(manager, "__aenter__"):
+                    kwargs[name] = await stack.enter_async_context(manager)
+                else:
+                    kwargs[name] = stack.enter_context(manager)
+            else:
+                kwargs[name] = await value if isfuture(value) else value
+
+    async def close_resources_async(self) -> None:
+        """Do what ``close_resources`` does, waiting for asynchronous resources."""
+        for provider in self.record.closing.values():
+            if getattr(provider, "initialized", False):
+                done = provider.shutdown()
+                if inspect.isawaitable(done):
+                    await done
+
+
+def _wrap(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    if inspect.isasyncgenfunction(function):
+        return _wrap_async_generator(function, call)
+    if inspect.iscoroutinefunction(function):
+        return _wrap_coroutine(function, call)
+    if inspect.isgeneratorfunction(function):
+        return _wrap_generator(function, call)
+    return _wrap_function(function, call)
+
+
+def _wrap_function(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            call.open(stack, args, kwargs)
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        async with AsyncExitStack() as stack:
+            await call.open_async(stack, args, kwargs)
+            return await function(*args, **kwargs)
+
+    return wrapper
+
+
+def _wrap_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with ExitStack() as stack:
+            call.open(stack, args, kwargs)
+            return (yield from function(*args, **kwargs))
+
+    return wrapper
+
+
+def _wrap_async_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+            await call.open_async(stack, args, kwargs)
+            # `async for` closes neither the inner generator on a break nor on an error of the consumer.
+            items = await stack.enter_async_context(aclosing(function(*args, **kwargs)))
+            async for item in items:
+                yield item
+
+    return wrapper

@@ -1,0 +1,269 @@
+"""``Lifecycle``: wires a container, checks it, starts its parts in order, and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from types import ModuleType, TracebackType
+from typing import Any, Self, TypeVar
+
+from dependency_injector import providers
+
+from app.containers import graph
+from app.containers.errors import LifecycleError, StartTimeoutError
+from app.containers.graph import AnyContainer, AnyProvider
+
+T = TypeVar("T")
+
+
+class _Part:
+    """A provider whose object is started and stopped: a pool, or one of dependency-injector's resources."""
+
+    def __init__(self, name: str, provider: AnyProvider) -> None:
+        self.name = name
+        self.provider: Any = provider  # a Pooled or a Resource, which have more methods than a provider
+
+    @property
+    def is_resource(self) -> bool:
+        return isinstance(self.provider, providers.BaseResource)
+
+    def start(self) -> Any:
+        return self.provider.init() if self.is_resource else self.provider().start()
+
+    def stop(self, timeout: float) -> Any:
+        return self.provider.shutdown() if self.is_resource else self.provider().stop(timeout)
+
+    async def start_async(self) -> None:
+        done = self.provider.init() if self.is_resource else self.provider().start_async()
+        if inspect.isawaitable(done):
+            await done
+
+    async def stop_async(self, timeout: float) -> None:
+        done = self.provider.shutdown() if self.is_resource else self.provider().stop_async(timeout)
+        if inspect.isawaitable(done):
+            await done
+
+    def forget(self) -> None:
+        """Let the next start make a new object."""
+        if not self.is_resource:
+            self.provider.reset()
+
+
+class Lifecycle:
+    """Runs a container for the time of a ``with`` or an ``async with`` block.
+
+    Entering wires ``modules``, checks every marker in them, then starts the container's pools and resources:
+    what others need first, what is independent at the same time. If one fails, those that had started, and
+    the one that failed, are stopped in reverse, and its error is raised with theirs in its notes.
+
+    Leaving stops them in reverse within one budget: each pool refuses new leases, waits for those out, and
+    closes. One that fails does not keep the others from being stopped. A container that was stopped can be
+    started again, with new pools.
+
+    Args:
+        container: an instance of a container.
+        modules: the modules whose ``@inject`` functions the container serves.
+        start_timeout: seconds for each part to start.
+        stop_timeout: seconds for all parts to stop.
+
+    Raises:
+        UnresolvedMarkersError, CycleError: at the start, before anything was started.
+        StartTimeoutError: a part took too long to start.
+        LifecycleError: it runs already, or it is stopped in another event loop than it was started in.
+        ExceptionGroup: at the stop, with the error of each part that failed to stop.
+    """
+
+    def __init__(
+        self,
+        container: AnyContainer,
+        *,
+        modules: Iterable[ModuleType] = (),
+        start_timeout: float = 30.0,
+        stop_timeout: float = 10.0,
+    ) -> None:
+        self.container = container
+        self.modules = list(modules)
+        self.start_timeout = start_timeout
+        self.stop_timeout = stop_timeout
+        self.report: dict[str, float] = {}
+        """How many seconds each part took to start, in the order in which they were ready."""
+        self._waves: list[list[_Part]] = []  # what was started, or begun to be
+        self._running = False
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # With threads
+
+    def __enter__(self) -> Self:
+        waves = self._plan()
+        try:
+            for wave in waves:
+                self._start_wave(wave)
+        except BaseException as error:
+            self._note(error, self._stop_all())
+            raise
+        return self
+
+    def _start_wave(self, wave: list[_Part]) -> None:
+        self._waves.append(wave)
+        # Not `with`: leaving the block would wait for a part that hangs.
+        workers = ThreadPoolExecutor(max_workers=len(wave), thread_name_prefix="poolwire-start")
+        started = {part: workers.submit(self._timed, part) for part in wave}
+        workers.shutdown(wait=False)
+        deadline = time.monotonic() + self.start_timeout
+        for part, future in started.items():
+            try:
+                future.result(max(0.0, deadline - time.monotonic()))
+            except FutureTimeout:
+                if future.done():
+                    raise
+                raise StartTimeoutError(part.name, self.start_timeout) from None
+
+    def _timed(self, part: _Part) -> None:
+        began = time.perf_counter()
+        done = part.start()
+        if inspect.isawaitable(done):
+            raise LifecycleError(f"{part.name} starts asynchronously; use `async with Lifecycle(...)`")
+        self.report[part.name] = time.perf_counter() - began
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None:
+            raise LifecycleError("started with `async with`, so it is stopped with it too")
+        self._raise(self._stop_all())
+
+    def _stop_all(self) -> list[Exception]:
+        deadline = time.monotonic() + self.stop_timeout
+        errors: list[Exception] = []
+        while self._waves:
+            for part in reversed(self._waves.pop()):
+                try:
+                    part.stop(max(0.0, deadline - time.monotonic()))
+                except Exception as error:  # noqa: BLE001 - collected, so that the rest is still stopped
+                    errors.append(error)
+                part.forget()
+        self._finish()
+        return errors
+
+    # With an event loop
+
+    async def __aenter__(self) -> Self:
+        waves = self._plan()
+        self._loop = asyncio.get_running_loop()
+        try:
+            for wave in waves:
+                await self._start_wave_async(wave)
+        except BaseException as error:
+            self._note(error, await _to_its_end(self._stop_all_async()))
+            raise
+        return self
+
+    async def _start_wave_async(self, wave: list[_Part]) -> None:
+        self._waves.append(wave)
+        results = await asyncio.gather(*map(self._timed_async, wave), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            self._note(errors[0], errors[1:])
+            raise errors[0]
+
+    async def _timed_async(self, part: _Part) -> None:
+        began = time.perf_counter()
+        limit = asyncio.timeout(self.start_timeout)
+        try:
+            async with limit:
+                await part.start_async()
+        except TimeoutError:
+            if limit.expired():
+                raise StartTimeoutError(part.name, self.start_timeout) from None
+            raise
+        self.report[part.name] = time.perf_counter() - began
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            raise LifecycleError("started in another event loop; stop it in the loop that started it")
+        self._raise(await _to_its_end(self._stop_all_async()))
+
+    async def _stop_all_async(self) -> list[Exception]:
+        deadline = time.monotonic() + self.stop_timeout
+        errors: list[Exception] = []
+        while self._waves:
+            for part in reversed(self._waves.pop()):
+                try:
+                    await part.stop_async(max(0.0, deadline - time.monotonic()))
+                except Exception as error:  # noqa: BLE001 - collected, so that the rest is still stopped
+                    errors.append(error)
+                part.forget()
+        self._finish()
+        return errors
+
+    # Both
+
+    def _plan(self) -> list[list[_Part]]:
+        """Wire, check and order; nothing has been started when this raises."""
+        with self._lock:
+            if self._running:
+                raise LifecycleError("the container runs already; one Lifecycle is entered once at a time")
+            self._running = True
+        self.report = {}
+        try:
+            if self.modules:
+                self.container.wire(modules=self.modules)
+            graph.check_markers(self.container, self.modules)
+            return [[_Part(*part) for part in wave] for wave in graph.start_order(self.container)]
+        except BaseException:
+            self._finish()
+            raise
+
+    def _finish(self) -> None:
+        if self.modules:
+            self.container.unwire()
+        self._running = False
+        self._loop = None
+
+    @staticmethod
+    def _note(error: BaseException, others: Iterable[BaseException]) -> None:
+        for other in others:
+            error.add_note(f"and while stopping what had started: {other!r}")
+
+    @staticmethod
+    def _raise(errors: list[Exception]) -> None:
+        if errors:
+            raise ExceptionGroup("not every part of the container stopped cleanly", errors)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work`` to its end even if the caller is cancelled meanwhile, and only then raise the cancellation."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:  # noqa: BLE001 - the task's own error, which `result` raises below
+            break
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
+def modules_of(*members: Callable[..., Any] | type) -> list[ModuleType]:
+    """Return the modules in which ``members`` and, for a class, its bases are written, for ``Lifecycle``."""
+    found: dict[str, ModuleType] = {}
+    for member in members:
+        for part in inspect.getmro(member) if isinstance(member, type) else (member,):
+            module = sys.modules.get(part.__module__)
+            if module is not None and part.__module__ != "builtins":
+                found[part.__module__] = module
+    return list(found.values())

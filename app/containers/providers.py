@@ -1,0 +1,148 @@
+"""The providers that poolwire adds to dependency-injector's: pools, leases on them, and leases by name.
+
+Each follows its guide for custom providers: ``__deepcopy__`` (a container instance is a deep copy of its
+class), ``related`` (the edges of the graph) and ``_provide``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import Any, Self, TypeVar
+
+from dependency_injector import providers
+from dependency_injector.errors import NoSuchProviderError
+
+from app.containers.lease import Lease
+
+T = TypeVar("T")
+
+
+class Pooled(providers.ThreadSafeSingleton[T]):
+    """A pool that lives as long as its container runs: ``Lifecycle`` starts it, stops it and then forgets it."""
+
+
+class LeaseProvider(providers.Provider[Lease[T]]):
+    """Provides leases on a pool.
+
+    Args:
+        pool: provides the pool.
+        method: the name of the pool's method that returns a context manager for a configuration, such as
+            ``"connection"``.
+        config: the configuration that the method takes.
+        views: further providers for the same pool and configuration, by name, made when first asked for:
+            ``provider.session``.
+    """
+
+    def __init__(
+        self,
+        pool: providers.Provider[Any],
+        method: str,
+        config: Any,
+        views: dict[str, Callable[[providers.Provider[Any], Any], providers.Provider[Any]]] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.method = method
+        self.config = config
+        self._views = views or {}
+        self._made: dict[str, providers.Provider[Any]] = {}
+        super().__init__()
+
+    def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        copied: Self | None = memo.get(id(self))
+        if copied is None:
+            copied = type(self)(providers.deepcopy(self.pool, memo), self.method, self.config, self._views)
+            memo[id(self)] = copied
+            copied._made = providers.deepcopy(self._made, memo)
+            self._copy_overridings(copied, memo)
+        return copied
+
+    def __getattr__(self, name: str) -> providers.Provider[Any]:
+        if name.startswith("_") or name not in self._views:
+            raise NoSuchProviderError(
+                f"a lease provider has no view {name!r}; it has {', '.join(self._views) or 'none'}"
+            )
+        if name not in self._made:
+            self._made[name] = self._views[name](self.pool, self.config)
+        return self._made[name]
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of the further providers."""
+        return tuple(self._views)
+
+    @property
+    def related(self) -> Iterator[providers.Provider[Any]]:
+        """The providers that this one needs."""
+        yield self.pool
+        yield from self._made.values()
+        yield from super().related
+
+    def _provide(self, args: Any, kwargs: Any) -> Lease[T]:
+        return Lease(functools.partial(getattr(self.pool(), self.method), self.config))
+
+
+class Named(providers.Provider[Any]):
+    """Providers by a name that configuration gives: ``container.databases.library``.
+
+    Args:
+        kind: what is named, for errors: ``"databases"``.
+        resources: provides the ``Resources``.
+        pool: provides the pool that serves this kind.
+        make: makes the provider for a pool's provider and a configuration.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        resources: providers.Provider[Any],
+        pool: providers.Provider[Any],
+        make: Callable[[providers.Provider[Any], Any], providers.Provider[Any]],
+    ) -> None:
+        self.kind = kind
+        self._resources = resources
+        self._pool = pool
+        self._make = make
+        self._made: dict[str, providers.Provider[Any]] = {}
+        super().__init__()
+
+    def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        copied: Self | None = memo.get(id(self))
+        if copied is None:
+            resources = providers.deepcopy(self._resources, memo)
+            copied = type(self)(self.kind, resources, providers.deepcopy(self._pool, memo), self._make)
+            memo[id(self)] = copied
+            copied._made = providers.deepcopy(self._made, memo)
+            self._copy_overridings(copied, memo)
+        return copied
+
+    def __getattr__(self, name: str) -> providers.Provider[Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        made = self._made.get(name)
+        if made is None:
+            if name not in self.names:
+                near = get_close_matches(name, self.names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"configured are: {', '.join(self.names) or 'none'}"
+                raise NoSuchProviderError(f"no [{self.kind}.{name}] is configured; {hint}")
+            made = self._made[name] = self._make(self._pool, self._resources().config(self.kind, name))
+        return made
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that configuration gives."""
+        return tuple(getattr(self._resources(), self.kind))
+
+    @property
+    def related(self) -> Iterator[providers.Provider[Any]]:
+        """The providers that this one needs."""
+        yield self._resources
+        yield self._pool
+        yield from self._made.values()
+        yield from super().related
+
+    def _provide(self, args: Any, kwargs: Any) -> dict[str, providers.Provider[Any]]:
+        return {name: getattr(self, name) for name in self.names}

@@ -1,0 +1,166 @@
+"""Named resources: the databases, APIs, peers, publishers and sockets that a deployment configures by name.
+
+They are read from ``poolwire.toml``, ``.env`` and the environment (``POOLWIRE_DATABASES__LIBRARY__URL``)::
+
+    [databases.library]
+    url = "sqlite:///library.db"
+
+    [apis.llm]
+    base_url = "http://127.0.0.1:8080"
+
+    [peers.scribe]
+    endpoint = "tcp://127.0.0.1:5555"
+
+Every further key of such a table is an option of the configuration class behind it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from app.pools.core.settings import HTTPPoolSettings, SQLPoolSettings, ZMQPoolSettings, config_file
+from app.pools.errors import ConfigError
+from app.pools.http_pool import HTTPConfig
+from app.pools.sql_pool import DatabaseConfig
+from app.pools.zmq_pool import SocketConfig, SocketType
+
+
+class Resources(BaseSettings):
+    """What is configured by name. A value is a configuration object, or a mapping of its fields.
+
+    Args:
+        databases: ``DatabaseConfig`` objects, or mappings with ``url``.
+        apis: ``HTTPConfig`` objects, or mappings with ``base_url``.
+        peers: ``SocketConfig`` objects of type REQ, or mappings with ``endpoint``.
+        publishers: ``SocketConfig`` objects of type PUB or PUSH, or mappings with ``endpoint``; PUB binds and
+            PUSH connects unless ``bind`` says otherwise.
+        sockets: ``SocketConfig`` objects of any type, or mappings with ``type`` and ``endpoint``.
+
+    Raises:
+        ConfigError: a file or a value cannot be read; the message names it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="POOLWIRE_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    databases: dict[str, Any] = Field(default_factory=dict)
+    apis: dict[str, Any] = Field(default_factory=dict)
+    peers: dict[str, Any] = Field(default_factory=dict)
+    publishers: dict[str, Any] = Field(default_factory=dict)
+    sockets: dict[str, Any] = Field(default_factory=dict)
+
+    kinds: ClassVar[tuple[str, ...]] = ("databases", "apis", "peers", "publishers", "sockets")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except (SettingsError, tomllib.TOMLDecodeError, ValueError) as error:
+            raise ConfigError(f"the named resources cannot be read: {error}") from None
+        self._refuse_unknown_tables()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put ``poolwire.toml`` below the environment and ``.env``."""
+        return (
+            init_settings,
+            env_settings,
+            dotenv_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=config_file()),
+        )
+
+    def _refuse_unknown_tables(self) -> None:
+        file = config_file()
+        if not file.is_file():
+            return
+        pools = (ZMQPoolSettings.table, SQLPoolSettings.table, HTTPPoolSettings.table)
+        known = [*self.kinds, *pools]
+        for table in tomllib.loads(file.read_text(encoding="utf-8")):
+            if table not in known:
+                near = get_close_matches(table, known, n=1)
+                hint = f"did you mean [{near[0]}]?" if near else f"known are {', '.join(known)}"
+                raise ConfigError(f"{file}: [{table}] is not a table of poolwire; {hint}")
+
+    def config(self, kind: str, name: str) -> Any:
+        """Return the configuration object of one resource.
+
+        Args:
+            kind: one of ``Resources.kinds``.
+            name: the resource's name.
+
+        Raises:
+            KeyError: there is no such name.
+            ConfigError: its options are wrong; the message names the table and the option.
+        """
+        value = getattr(self, kind)[name]
+        if not isinstance(value, Mapping):
+            return value
+        try:
+            return _BUILDERS[kind](dict(value))
+        except KeyError as missing:
+            raise ConfigError(f"[{kind}.{name}] has no {missing.args[0]!r}; add it to {config_file()}") from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"[{kind}.{name}] in {config_file()}: {error}") from None
+
+
+def _database(fields: dict[str, Any]) -> DatabaseConfig:
+    return DatabaseConfig.from_url(fields.pop("url"), **fields)
+
+
+def _api(fields: dict[str, Any]) -> HTTPConfig:
+    return HTTPConfig(fields.pop("base_url"), **fields)
+
+
+def _peer(fields: dict[str, Any]) -> SocketConfig:
+    return SocketConfig(SocketType.REQ, fields.pop("endpoint"), **fields)
+
+
+def _publisher(fields: dict[str, Any]) -> SocketConfig:
+    kind = _socket_type(fields.pop("type", "PUB"))
+    bind = fields.pop("bind", kind is SocketType.PUB)
+    return SocketConfig(kind, fields.pop("endpoint"), bind=bind, **fields)
+
+
+def _socket(fields: dict[str, Any]) -> SocketConfig:
+    return SocketConfig(_socket_type(fields.pop("type")), fields.pop("endpoint"), **fields)
+
+
+def _socket_type(name: str) -> SocketType:
+    try:
+        return SocketType[name.upper()]
+    except KeyError:
+        allowed = ", ".join(SocketType.__members__)
+        raise ValueError(f"type={name!r} is not a socket type; allowed are {allowed}") from None
+
+
+_BUILDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "databases": _database,
+    "apis": _api,
+    "peers": _peer,
+    "publishers": _publisher,
+    "sockets": _socket,
+}
