@@ -1,15 +1,12 @@
-"""The graph of a container's providers: what needs what, in which order it starts, and what is wrong with it."""
+"""The graph of a container's providers: what there is by which name, and in which order it starts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
-from types import ModuleType
 from typing import Any, TypeAlias
 
-from dependency_injector import containers, providers, wiring
+from dependency_injector import containers, providers
 
-from app.containers.errors import CycleError, UnresolvedMarkersError
+from app.containers.errors import CycleError
 from app.containers.providers import LeaseProvider, Named, Pooled
 
 AnyContainer: TypeAlias = containers.Container
@@ -60,34 +57,6 @@ def start_order(container: AnyContainer) -> list[list[tuple[str, AnyProvider]]]:
     parts = [provider for provider in waves if isinstance(provider, (Pooled, providers.BaseResource))]
     count = max((waves[part] for part in parts), default=0)
     return [[(_label(part, labels), part) for part in parts if waves[part] == number] for number in range(1, count + 1)]
-
-
-def check_markers(container: AnyContainer, modules: Iterable[ModuleType]) -> None:
-    """Make sure that every marker in ``modules``, which are wired, was found in ``container``.
-
-    Raises:
-        UnresolvedMarkersError: some were not; names each with its place and the nearest name.
-    """
-    known = names(container)
-    complaints = []
-    for function, parameter, marker in _markers(modules):
-        record = wiring._patched_registry.get_callable(function)
-        if parameter not in record.injections:
-            wanted = marker.provider
-            place = f"{function.__module__}.{function.__qualname__}, parameter {parameter!r}"
-            near = get_close_matches(wanted, known, n=1) if isinstance(wanted, str) else []
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
-            complaints.append(f"{place}: the container has no {wanted!r}; {hint}")
-    if complaints:
-        raise UnresolvedMarkersError(complaints)
-
-
-def _markers(modules: Iterable[ModuleType]) -> Iterator[tuple[Any, str, Any]]:
-    for module in modules:
-        for function in list(wiring._patched_registry.get_callables_from_module(module)):
-            record = wiring._patched_registry.get_callable(function)
-            for parameter, marker in record.reference_injections.items():
-                yield function, parameter, marker
 
 
 def _effective(provider: AnyProvider) -> AnyProvider:

@@ -8,8 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,6 +17,7 @@ from dependency_injector import providers
 from app.containers import graph
 from app.containers.errors import LifecycleError, StartTimeoutError
 from app.containers.graph import AnyContainer, AnyProvider
+from app.containers.wiring import Wiring
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Lifecycle:
         stop_timeout: float = 10.0,
     ) -> None:
         self.container = container
-        self.modules = list(modules)
+        self._wiring = Wiring(container, modules)
         self.start_timeout = start_timeout
         self.stop_timeout = stop_timeout
         self.report: dict[str, float] = {}
@@ -116,14 +116,12 @@ class Lifecycle:
         workers = ThreadPoolExecutor(max_workers=len(wave), thread_name_prefix="poolwire-start")
         started = {part: workers.submit(self._timed, part) for part in wave}
         workers.shutdown(wait=False)
-        deadline = time.monotonic() + self.start_timeout
-        for part, future in started.items():
-            try:
-                future.result(max(0.0, deadline - time.monotonic()))
-            except FutureTimeout:
-                if future.done():
-                    raise
-                raise StartTimeoutError(part.name, self.start_timeout) from None
+        wait(started.values(), self.start_timeout)
+        errors = [
+            future.exception() if future.done() else StartTimeoutError(part.name, self.start_timeout)
+            for part, future in started.items()
+        ]
+        self._raise_first(errors)
 
     def _timed(self, part: _Part) -> None:
         began = time.perf_counter()
@@ -168,10 +166,7 @@ class Lifecycle:
     async def _start_wave_async(self, wave: list[_Part]) -> None:
         self._waves.append(wave)
         results = await asyncio.gather(*map(self._timed_async, wave), return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
-            self._note(errors[0], errors[1:])
-            raise errors[0]
+        self._raise_first(results)
 
     async def _timed_async(self, part: _Part) -> None:
         began = time.perf_counter()
@@ -215,19 +210,23 @@ class Lifecycle:
             self._running = True
         self.report = {}
         try:
-            if self.modules:
-                self.container.wire(modules=self.modules)
-            graph.check_markers(self.container, self.modules)
+            self._wiring.connect()
             return [[_Part(*part) for part in wave] for wave in graph.start_order(self.container)]
         except BaseException:
             self._finish()
             raise
 
     def _finish(self) -> None:
-        if self.modules:
-            self.container.unwire()
+        self._wiring.disconnect()
         self._running = False
         self._loop = None
+
+    def _raise_first(self, results: Iterable[BaseException | None]) -> None:
+        errors = [result for result in results if result is not None]
+        if errors:
+            for other in errors[1:]:
+                errors[0].add_note(f"and at the same time: {other!r}")
+            raise errors[0]
 
     @staticmethod
     def _note(error: BaseException, others: Iterable[BaseException]) -> None:

@@ -133,8 +133,19 @@ class Named(providers.Provider[Any]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that configuration gives."""
-        return tuple(getattr(self._resources(), self.kind))
+        """The names that configuration gives, and those that were put in place by hand."""
+        return tuple(dict.fromkeys([*getattr(self._resources(), self.kind), *self._made]))
+
+    def place(self, name: str, provider: providers.Provider[Any] | None) -> providers.Provider[Any] | None:
+        """Let ``provider`` stand for ``name``; ``None`` leaves it to configuration again.
+
+        Returns:
+            what stood there before, for undoing it.
+        """
+        before = self._made.pop(name, None)
+        if provider is not None:
+            self._made[name] = provider
+        return before
 
     @property
     def related(self) -> Iterator[providers.Provider[Any]]:

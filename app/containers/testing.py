@@ -1,0 +1,147 @@
+"""Testing agents: a fresh container for one test, and overrides that end with their block.
+
+A test that uses these never reads ``poolwire.toml`` and never reaches a real peer: a database that a marker names
+is an empty SQLite database in memory, unless the test says what it is.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import ModuleType, TracebackType
+from typing import Any
+
+from dependency_injector import providers
+
+from app.containers.container import AgentContainer
+from app.containers.errors import ContainerError
+from app.containers.graph import AnyContainer
+from app.containers.lifecycle import Lifecycle
+from app.containers.providers import Named
+from app.containers.resources import Resources
+from app.containers.wiring import marker_names
+from app.pools.sql_pool import get_sqlite_config
+from app.pools.zmq_pool import SocketConfig, SocketType
+
+
+@contextmanager
+def override(
+    container: AnyContainer, replacements: Mapping[str, object] | None = None, /, **named: object
+) -> Iterator[None]:
+    """Replace what ``container`` provides, for the time of a ``with`` block.
+
+    Args:
+        container: an instance of a container, started or not.
+        replacements: by marker name, such as ``"apis.llm"``: a value, which is injected as it is, or a provider
+            of dependency-injector, which is asked for one at each call. The name need not be configured.
+        named: the same for names without a dot.
+
+    Raises:
+        ContainerError: the container has no such provider; names the nearest.
+    """
+    with ExitStack() as undo:
+        for name, replacement in {**(replacements or {}), **named}.items():
+            provider = replacement if isinstance(replacement, providers.Provider) else providers.Object(replacement)
+            _replace(container, name, provider, undo)
+        yield
+
+
+def _replace(container: AnyContainer, name: str, provider: providers.Provider[Any], undo: ExitStack) -> None:
+    head, _, rest = name.partition(".")
+    target = container.providers.get(head)
+    if target is None:
+        raise ContainerError(f"cannot override {name!r}: the container has {', '.join(sorted(container.providers))}")
+    if isinstance(target, Named):
+        resource, _, view = rest.partition(".")
+        if not view:
+            undo.callback(target.place, resource, target.place(resource, provider))
+            return
+        target = getattr(getattr(target, resource), view)
+    target.override(provider)
+    undo.callback(target.reset_last_overriding)
+
+
+class agent_container:
+    """A fresh container, wired and started, for one ``with`` or ``async with`` block.
+
+    Databases that markers in ``modules`` name are SQLite databases in memory, peers and publishers are in-process
+    endpoints, unless given here. Nothing is read from ``poolwire.toml`` or the environment.
+
+    Args:
+        modules: the modules with the ``@inject`` functions under test.
+        container_class: the container, if it is a subclass with providers of your own.
+        overrides: replacements as for ``override``, put in place before the container starts.
+        databases, apis, peers, publishers, sockets: named resources as for ``Resources``.
+        stop_timeout: seconds that a lease left open has before the stop fails.
+
+    Returns:
+        at entry, the container.
+
+    Raises:
+        ExceptionGroup: at exit, if a lease was left open; it names the line of its checkout.
+    """
+
+    def __init__(
+        self,
+        *,
+        modules: Iterable[ModuleType] = (),
+        container_class: type[AgentContainer] = AgentContainer,
+        overrides: Mapping[str, object] | None = None,
+        stop_timeout: float = 2.0,
+        **resources: Mapping[str, Any],
+    ) -> None:
+        modules = list(modules)
+        given = {kind: dict(resources.pop(kind, {})) for kind in Resources.kinds}
+        if resources:
+            raise TypeError(f"agent_container() has no resources {sorted(resources)}; it takes {Resources.kinds}")
+        for kind, name in _named(modules):
+            given[kind].setdefault(name, _in_process(kind, name))
+        self.container: Any = container_class(resources=providers.Object(_without_environment(given)))
+        self._overrides = override(self.container, overrides)
+        self._lifecycle = Lifecycle(self.container, modules=modules, stop_timeout=stop_timeout)
+
+    def __enter__(self) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(self._overrides)
+            stack.enter_context(self._lifecycle)
+            self._undo = stack.pop_all()
+        return self.container
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(self._overrides)
+            await self._lifecycle.__aenter__()
+            self._undo = stack.pop_all()
+        return self.container
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._undo:
+            await self._lifecycle.__aexit__(kind, error, trace)
+
+
+def _named(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
+    for name in marker_names(modules):
+        kind, _, rest = name.partition(".")
+        if kind in ("databases", "peers", "publishers") and rest:
+            yield kind, rest.partition(".")[0]
+
+
+def _in_process(kind: str, name: str) -> Any:
+    unique = f"{name}-{uuid.uuid4().hex}"
+    if kind == "databases":
+        return get_sqlite_config(f":memory:{unique}")
+    if kind == "peers":
+        return SocketConfig(SocketType.REQ, f"inproc://{unique}")
+    return SocketConfig(SocketType.PUB, f"inproc://{unique}", bind=True)
+
+
+def _without_environment(given: dict[str, dict[str, Any]]) -> Resources:
+    return Resources.model_construct(**given)
