@@ -458,6 +458,12 @@ class Bucket(Generic[T]):
                 return
             self._retire(entry)
 
+    def clear(self) -> None:
+        """Close what is idle, and what is leased once it is given back; those who come later get new ones."""
+        for entry in self._snapshot():
+            entry.doomed = True
+        self._retire_idle()
+
     def forget_after_fork(self) -> None:
         """Start empty in a child process; what the parent opened stays untouched."""
         for entry in self._entries:

@@ -1,0 +1,208 @@
+"""Which database, and how to connect to it: the key of its connections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import SecretStr
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.pools.errors import ConfigError
+
+Backend = Literal["sqlite", "postgresql"]
+TLSMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+JournalMode = Literal["WAL", "DELETE", "TRUNCATE", "MEMORY"]
+Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
+
+MEMORY = ":memory:"
+_ONE_OF = {"backend": Backend, "sslmode": TLSMode, "journal_mode": JournalMode, "synchronous": Synchronous}
+_SQLITE_ONLY = frozenset({"readonly", "busy_timeout", "foreign_keys", "journal_mode", "synchronous"})
+_BOOLEANS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseConfig:
+    """A database and how to connect to it. Immutable and hashable: equal configs share connections.
+
+    Every field belongs to the key, the password too, so that nobody gets a connection that was opened with
+    other credentials. Made by ``get_sqlite_config``, ``get_postgresql_config`` or ``from_url``.
+
+    Raises:
+        ConfigError: a value is not allowed; the message names it.
+    """
+
+    backend: Backend
+    database: str
+    """The database's name; for SQLite the absolute path of its file, or ``:memory:``."""
+    host: str | None = None
+    """A host name, an address, or the folder of a unix socket."""
+    port: int | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    application_name: str = "poolwire"
+    """What PostgreSQL shows in ``pg_stat_activity``; for ``:memory:``, the name that tells databases apart."""
+    connect_timeout: float = 5.0
+    """Seconds that one attempt to connect may take."""
+    statement_timeout: float | None = None
+    """Seconds after which PostgreSQL itself ends a statement, whoever sent it."""
+    prepared: bool = True
+    """Whether the drivers may prepare statements on the server; ``False`` behind PgBouncer."""
+    sslmode: TLSMode = "prefer"
+    """What PostgreSQL's clients call it; ``verify-full`` is the one that keeps an attacker out."""
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+    readonly: bool = False
+    """Open the SQLite file only for reading."""
+    busy_timeout: float = 5.0
+    """Seconds that a SQLite statement waits for the locks of others."""
+    foreign_keys: bool = True
+    journal_mode: JournalMode = "WAL"
+    synchronous: Synchronous = "NORMAL"
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        for name, allowed in _ONE_OF.items():
+            _require(
+                name, getattr(self, name), getattr(self, name) in get_args(allowed), " or ".join(get_args(allowed))
+            )
+        _require("database", self.database, bool(self.database), "a name or a path")
+        _require("port", self.port, self.port is None or 0 < self.port < 65536, "1 to 65535")
+        for name in ("connect_timeout", "busy_timeout"):
+            _require(name, getattr(self, name), getattr(self, name) > 0, "seconds above 0")
+        limit = self.statement_timeout
+        _require("statement_timeout", limit, limit is None or limit > 0, "seconds above 0, or None for no limit")
+        key = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
+        # Computed once: a config is looked up at each query.
+        object.__setattr__(self, "_hash", hash(key))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @classmethod
+    def from_url(cls, url: str | URL, **options: Any) -> DatabaseConfig:
+        """Return the config of a database URL.
+
+        Args:
+            url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` for memory, or
+                ``postgresql://user:password@host:port/database?sslmode=require``. A driver in the scheme
+                (``postgresql+asyncpg``) is ignored: the pool chooses it. The query may set any field.
+            options: further fields, which win over the query.
+
+        Raises:
+            ConfigError: the URL is none, or names an unknown database or option.
+        """
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            raise ConfigError(
+                "the database URL cannot be read; write sqlite:///file.db or postgresql://user:password@host/name "
+                "and percent-encode special characters of the password"
+            ) from None  # SQLAlchemy's message quotes the whole URL, password and all
+        values = {**_typed(parsed.query), **options}
+        backend = parsed.get_backend_name()
+        if backend == "sqlite":
+            return get_sqlite_config(parsed.database or MEMORY, **values)
+        if backend in ("postgresql", "postgres"):
+            return get_postgresql_config(
+                **{
+                    "host": parsed.host or "localhost",
+                    "port": parsed.port or 5432,
+                    "database": parsed.database or parsed.username or "postgres",
+                    "username": parsed.username,
+                    "password": parsed.password,
+                    **values,
+                }
+            )
+        raise ConfigError(f"the database URL names {backend!r}; allowed are sqlite and postgresql")
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether this is SQLite's ``:memory:``, which the pool makes one database for all its connections."""
+        return self.backend == "sqlite" and self.database == MEMORY
+
+    @property
+    def label(self) -> str:
+        """The database's name in errors, logs and statistics: no secret, and no user name."""
+        if self.backend == "sqlite":
+            return f"sqlite:{self.database}"
+        return f"postgresql://{self.host}:{self.port}/{self.database}"
+
+
+def get_sqlite_config(path: str | os.PathLike[str], **options: Any) -> DatabaseConfig:
+    """Return the config of a SQLite file.
+
+    Args:
+        path: the file, made when it does not exist; ``:memory:`` for a database that lives as long as the pool
+            and is the same for all its threads and tasks.
+        options: ``readonly``, ``busy_timeout`` (seconds), ``foreign_keys``, ``journal_mode``, ``synchronous``,
+            ``application_name``.
+
+    Raises:
+        ConfigError: an option is unknown or its value not allowed.
+    """
+    name = os.fspath(path)
+    database = name if name == MEMORY else str(Path(name).expanduser().absolute())
+    return _config("sqlite", {"database": database, **options}, _SQLITE_ONLY | {"application_name", "database"})
+
+
+def get_postgresql_config(
+    host: str = "localhost",
+    port: int = 5432,
+    database: str = "postgres",
+    username: str | None = None,
+    password: str | SecretStr | None = None,
+    **options: Any,
+) -> DatabaseConfig:
+    """Return the config of a PostgreSQL database.
+
+    Args:
+        host: a name, an address, or the folder of the server's unix socket.
+        port: the TCP port, also part of the socket's name.
+        database: the database's name.
+        username: who connects.
+        password: any characters; kept as a secret that is never shown.
+        options: ``application_name``, ``connect_timeout`` and ``statement_timeout`` (seconds), ``prepared``,
+            ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey``.
+
+    Raises:
+        ConfigError: an option is unknown or its value not allowed.
+    """
+    secret = SecretStr(password) if isinstance(password, str) else password
+    values = {"host": host, "port": port, "database": database, "username": username, "password": secret, **options}
+    allowed = {each.name for each in fields(DatabaseConfig) if each.init} - _SQLITE_ONLY
+    return _config("postgresql", values, allowed)
+
+
+def _config(backend: Backend, values: dict[str, Any], allowed: set[str] | frozenset[str]) -> DatabaseConfig:
+    unknown = sorted(values.keys() - allowed)
+    if unknown:
+        raise ConfigError(f"{backend} has no option {', '.join(unknown)}; allowed are {', '.join(sorted(allowed))}")
+    return DatabaseConfig(backend=backend, **values)
+
+
+def _require(name: str, value: object, fulfilled: bool, allowed: str) -> None:
+    if not fulfilled:
+        raise ConfigError(f"{name}={value!r} is not allowed; it must be {allowed}")
+
+
+def _typed(query: Mapping[str, object]) -> dict[str, Any]:
+    """Return a URL's query with each value as the type of the field that it sets."""
+    types = {each.name: str(each.type) for each in fields(DatabaseConfig)}
+    return {name: _parse(name, str(value), types.get(name, "str")) for name, value in query.items()}
+
+
+def _parse(name: str, text: str, kind: str) -> object:
+    try:
+        if kind == "bool":
+            return _BOOLEANS[text.lower()]
+        if kind.startswith("float"):
+            return float(text)
+        return int(text) if kind.startswith("int") else text
+    except (KeyError, ValueError):
+        raise ConfigError(f"{name}={text!r} in the database URL is not a {kind.split()[0]}") from None

@@ -1,0 +1,224 @@
+"""SQLite done right: pragmas, transactions that begin as they should, and one writer at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from app.pools.core.bucket import Entry
+from app.pools.errors import PoolTimeout
+from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.statements import Effect, effect_of
+from app.pools.sql_pool.writers import WriterLock, writer_lock
+
+_CACHED_STATEMENTS = 512
+_WAL_RETRY = 0.005
+
+
+class StaleSnapshot(sqlite3.OperationalError):
+    """A transaction that began with a read wants to write, but another one has written since it read."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the transaction read before another one wrote, so its write would overwrite what it has not seen; "
+            "roll back and do it again, or use transaction(config), which waits for the writer first"
+        )
+
+
+class Cursor(sqlite3.Cursor):
+    """A cursor that begins a transaction and takes the writer lock when the statement calls for it."""
+
+    connection: Connection
+
+    def execute(self, sql: str, parameters: Any = ()) -> Self:
+        """Execute one statement."""
+        self.connection.before(effect_of(sql))
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            explain(error)
+            raise
+        finally:
+            self.connection.after()
+
+    def executemany(self, sql: str, parameters: Iterable[Any]) -> Self:
+        """Execute one statement for each set of parameters."""
+        self.connection.before(effect_of(sql))
+        try:
+            return super().executemany(sql, parameters)
+        except sqlite3.OperationalError as error:
+            explain(error)
+            raise
+        finally:
+            self.connection.after()
+
+    def executescript(self, script: str) -> Self:
+        """Commit, and execute a script of statements."""
+        self.connection.commit()
+        self.connection.lock()
+        try:
+            super().executescript(script)
+            return self
+        finally:
+            self.connection.after()
+
+
+class Connection(sqlite3.Connection):
+    """A connection that holds the writer lock while it may write.
+
+    ``isolation_level`` is ``None`` for autocommit, and ``""`` for transactions that begin with the first
+    statement: with ``BEGIN`` when it reads, so that readers hinder nobody, and with ``BEGIN IMMEDIATE`` when it
+    writes. DDL is part of the transaction. sqlite3's own implicit transactions, which do neither, stay off.
+    """
+
+    writer: WriterLock
+    _begins = False
+    _turn: Entry[Any] | None = None
+
+    @property  # type: ignore[override]
+    def isolation_level(self) -> str | None:
+        """``None`` for autocommit, else ``""``."""
+        return "" if self._begins else None
+
+    @isolation_level.setter
+    def isolation_level(self, value: str | None) -> None:
+        self._begins = value is not None
+
+    def cursor(self, factory: Callable[..., Any] | None = None) -> Any:
+        """Return a cursor that takes part in the locking."""
+        return super().cursor(factory or Cursor)
+
+    def commit(self) -> None:
+        """Commit, and let the next one write."""
+        try:
+            super().commit()
+        finally:
+            self.after()
+
+    def rollback(self) -> None:
+        """Roll back, and let the next one write."""
+        try:
+            super().rollback()
+        finally:
+            self.after()
+
+    def close(self) -> None:
+        """Close, and let the next one write."""
+        try:
+            super().close()
+        finally:
+            self.unlock()
+
+    def before(self, effect: Effect) -> None:
+        """Begin a transaction and take the writer lock as a statement with this effect needs it."""
+        if effect is Effect.NONE:
+            return
+        if effect is not Effect.READ:
+            self.lock()
+        if self._begins and effect is not Effect.LOCK and not self.in_transaction:
+            super().cursor(sqlite3.Cursor).execute("BEGIN" if effect is Effect.READ else "BEGIN IMMEDIATE")
+
+    def after(self) -> None:
+        """Give the writer lock back unless a transaction is open."""
+        if self._turn is not None and not self.in_transaction:
+            self.unlock()
+
+    def lock(self) -> None:
+        """Take the writer lock, if this connection does not have it.
+
+        Raises:
+            sqlite3.OperationalError: others wrote until the timeout; the cause is the ``PoolTimeout``.
+        """
+        if self._turn is None:
+            try:
+                self._turn = self.writer.acquire()
+            except PoolTimeout as timeout:
+                # A DBAPI error, for the layers above (SQLAlchemy) let no other pass the driver's border.
+                raise sqlite3.OperationalError(f"database is locked: {timeout}") from timeout
+
+    def unlock(self) -> None:
+        """Give the writer lock back, if this connection has it."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self.writer.release(turn)
+
+
+def explain(error: sqlite3.OperationalError) -> None:
+    """Raise an error that says what happened, where SQLite's says only that the database is locked."""
+    if error.sqlite_errorcode == sqlite3.SQLITE_BUSY_SNAPSHOT:
+        raise StaleSnapshot from error
+
+
+class Source:
+    """Where the connections of one SQLite database come from.
+
+    Args:
+        config: the database.
+        memory_name: tells this pool's ``:memory:`` from that of another pool.
+    """
+
+    def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
+        self.config = config
+        path = None if config.in_memory else config.database
+        self.writer = writer_lock(config.label, path, config.busy_timeout)
+        if path is None:
+            # A shared in-memory database of SQLite's memdb VFS: each connection has a transaction of its own.
+            self.uri = f"file:/{quote(memory_name)}?vfs=memdb"
+        else:
+            self.uri = Path(path).as_uri() + ("?mode=ro" if config.readonly else "")
+
+    @property
+    def connect_args(self) -> dict[str, Any]:
+        """What ``sqlite3.connect`` takes besides the URI."""
+        return {
+            "uri": True,
+            "timeout": self.config.busy_timeout,
+            "isolation_level": None,
+            "check_same_thread": False,  # the pool lends a connection to one thread at a time
+            "cached_statements": _CACHED_STATEMENTS,
+            "factory": self._make,
+        }
+
+    def _make(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = Connection(*args, **kwargs)
+        connection.writer = self.writer
+        try:
+            self._configure(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def connect(self) -> Connection:
+        """Open a connection in autocommit mode.
+
+        Raises:
+            sqlite3.Error: the file cannot be opened, or is no database.
+        """
+        connection: Connection = sqlite3.connect(self.uri, **self.connect_args)
+        return connection
+
+    def _configure(self, connection: Connection) -> None:
+        config = self.config
+        execute = connection.cursor(sqlite3.Cursor).execute
+        execute(f"PRAGMA foreign_keys={'ON' if config.foreign_keys else 'OFF'}")
+        execute(f"PRAGMA synchronous={config.synchronous}")
+        if not (config.readonly or config.in_memory):
+            self._set_journal_mode(execute)
+
+    def _set_journal_mode(self, execute: Callable[[str], sqlite3.Cursor]) -> None:
+        """Switch the file to its journal mode, which needs a moment without any other connection's lock."""
+        wanted = self.config.journal_mode
+        deadline = time.monotonic() + self.config.busy_timeout
+        while execute("PRAGMA journal_mode").fetchone()[0].upper() != wanted:
+            try:
+                execute(f"PRAGMA journal_mode={wanted}").fetchall()
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait by itself here: its busy timeout does not cover a change of the journal.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_WAL_RETRY)

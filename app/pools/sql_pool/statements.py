@@ -1,0 +1,132 @@
+"""SQL texts: placeholders translated once for each driver, and what a text does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+Style = Literal["qmark", "format", "numeric"]
+"""How a driver wants its placeholders: ``?`` (sqlite3), ``%s`` (psycopg), ``$1`` (asyncpg)."""
+
+Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
+
+# What placeholders do not count in (strings, identifiers, comments, dollar quotes), and the placeholders.
+_TOKEN = re.compile(
+    r"""
+      (?P<opaque> [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/
+                | \$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$ )
+    | (?P<literal> \?\? )
+    | (?P<positional> \? )
+    | (?P<percent> % )
+    | (?<![:\w]):(?P<name>[A-Za-z_]\w*)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*", re.DOTALL)
+_WORD = re.compile(r"[A-Za-z]+")
+_CHANGES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
+
+
+class Effect(Enum):
+    """What a text does to the database, judged by its first words."""
+
+    READ = "reads"
+    WRITE = "writes, or may write"
+    LOCK = "writes, and cannot run inside a transaction that was begun for it (BEGIN IMMEDIATE, VACUUM)"
+    NONE = "neither: it steers the session or the transaction (PRAGMA, COMMIT)"
+
+
+_EFFECTS = {
+    "SELECT": Effect.READ, "VALUES": Effect.READ, "TABLE": Effect.READ, "SHOW": Effect.READ, "EXPLAIN": Effect.READ,
+    "PRAGMA": Effect.NONE, "COMMIT": Effect.NONE, "END": Effect.NONE, "ROLLBACK": Effect.NONE,
+    "ABORT": Effect.NONE, "RELEASE": Effect.NONE, "ATTACH": Effect.NONE, "DETACH": Effect.NONE,
+    "SET": Effect.NONE, "RESET": Effect.NONE, "START": Effect.NONE, "DISCARD": Effect.NONE,
+    "DEALLOCATE": Effect.NONE, "LISTEN": Effect.NONE, "UNLISTEN": Effect.NONE, "VACUUM": Effect.LOCK,
+}  # fmt: skip
+
+
+class Statement(NamedTuple):
+    """A text as a driver wants it."""
+
+    text: str
+    names: tuple[str, ...]
+    """The name of each placeholder in order, when the text has ``:name`` placeholders."""
+    placeholders: int
+    effect: Effect
+
+    def bind(self, params: Parameters) -> Sequence[Any]:
+        """Return the parameters in the order of the placeholders.
+
+        Raises:
+            KeyError: a named placeholder has no value.
+            TypeError: values by name for a text without named placeholders, or by position for one with them.
+        """
+        if isinstance(params, Mapping):
+            if params and not self.names:
+                raise TypeError(f"the statement has no :name placeholders, but got values for {', '.join(params)}")
+            missing = [name for name in self.names if name not in params]
+            if missing:
+                raise KeyError(f"no value for the placeholder(s) {', '.join(':' + name for name in missing)}")
+            return tuple([params[name] for name in self.names])
+        if self.names:
+            raise TypeError(
+                f"the statement has :name placeholders ({', '.join(self.names)}): pass a mapping, "
+                f"not a {type(params).__name__}"
+            )
+        if isinstance(params, str | bytes):
+            raise TypeError(f"parameters are a sequence or a mapping; for one value write ({params!r},)")
+        return params
+
+
+@lru_cache(maxsize=4096)
+def prepare(sql: str, style: Style) -> Statement:
+    """Return ``sql`` with its ``?`` or ``:name`` placeholders in the driver's style.
+
+    Strings, quoted names, comments and dollar quotes are left alone; ``??`` is a literal question mark.
+
+    Raises:
+        ValueError: the text mixes both kinds of placeholders.
+    """
+    names: list[str] = []
+    count = 0
+
+    def translate(match: re.Match[str]) -> str:
+        nonlocal count
+        text = match.group()
+        if match["literal"]:
+            return "?"
+        if match["opaque"] or match["percent"]:
+            return text.replace("%", "%%") if style == "format" else text
+        if match["name"]:
+            names.append(match["name"])
+        count += 1
+        return {"qmark": "?", "format": "%s", "numeric": f"${count}"}[style]
+
+    text = _TOKEN.sub(translate, sql)
+    if names and len(names) != count:
+        raise ValueError("a statement has either ? or :name placeholders, not both")
+    if style == "format" and not count:
+        text = sql.replace("??", "?")  # psycopg reads %% as it stands when there are no parameters
+    return Statement(text, tuple(names), count, effect_of(sql))
+
+
+@lru_cache(maxsize=4096)
+def effect_of(sql: str) -> Effect:
+    """Return what ``sql`` does. What is not known is taken to write."""
+    start = _LEADING.match(sql)
+    position = start.end() if start else 0
+    words = _WORD.finditer(sql, position)
+    first = next(words, None)
+    if first is None or first.start() != position:
+        return Effect.WRITE
+    keyword = first.group().upper()
+    if keyword == "BEGIN":
+        second = next(words, None)
+        eager = second is not None and second.group().upper() in ("IMMEDIATE", "EXCLUSIVE")
+        return Effect.LOCK if eager else Effect.NONE
+    if keyword in ("WITH", "EXPLAIN"):
+        return Effect.WRITE if _CHANGES.search(sql, position) else Effect.READ
+    return _EFFECTS.get(keyword, Effect.WRITE)
