@@ -124,6 +124,20 @@ class RequestFailed(PoolError):
         super().__init__(f"{endpoint} answered with {kind}: {reason}")
 
 
+class UnexpectedReply(PoolError):
+    """A peer's reply is not of the form that the call returns.
+
+    Attributes:
+        endpoint: where the peer listens.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, endpoint: str, reason: str = "has more than one frame") -> None:
+        self.endpoint = endpoint
+        self.reason = reason
+        super().__init__(f"the reply of {endpoint} {reason}; lease the socket to receive it as it is")
+
+
 # SQL
 
 
@@ -142,5 +156,13 @@ class HTTPUnavailable(PoolError):
     """No response came: the connection failed or broke, and the retries allowed for it are used up."""
 
 
+class UntrustedServer(HTTPUnavailable):
+    """The TLS handshake failed: the server's certificate is not trusted, or it refuses the client's."""
+
+
 class DeadlineExceeded(PoolError, TimeoutError):
     """An HTTP call, its retries included, did not end within its total timeout."""
+
+
+class ResponseTooLarge(PoolError):
+    """A body, decompressed, is larger than the configuration allows."""

@@ -1,0 +1,223 @@
+"""The asynchronous transport: one aiohttp session for each event loop, closed with its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import time
+import weakref
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from yarl import URL
+
+from app.pools.core import forks
+from app.pools.core.bucket import NEVER, Bucket, Limits
+from app.pools.http_pool.calls import Call, Failure, Reply
+from app.pools.http_pool.failures import describe
+from app.pools.http_pool.origins import Origin
+from app.pools.http_pool.route import Route
+
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+
+class Slot:
+    """The right to have one request under way."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Counts the connections that it opens."""
+
+    def __init__(self, origin: Origin, opened: weakref.WeakSet[ResponseHandler], **options: Any) -> None:
+        super().__init__(**options)
+        self._origin = origin
+        self._opened = opened
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
+        protocol = await super()._create_connection(*args, **kwargs)
+        self._origin.connected()
+        self._opened.add(protocol)
+        return protocol
+
+
+class _LoopSession:
+    """A session and the guard that closes it when its loop ends."""
+
+    __slots__ = ("guard", "session")
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+        self.guard = self._close_at_the_end()
+
+    async def _close_at_the_end(self) -> AsyncGenerator[None, None]:
+        # asyncio.run(), and every runner like it, closes the loop's asynchronous generators before the loop:
+        # the one moment at which a session, which must be closed by its own loop, can learn that it ends.
+        try:
+            yield
+        finally:
+            await self.session.close()
+
+
+class AsyncTransport:
+    """The sessions of one route. A session belongs to the loop it was made in.
+
+    Args:
+        route: the origin, TLS, proxy and limits that its connections have in common.
+        origin: counts the connections.
+        leak_threshold: seconds after which a request still out is reported; 0 never.
+    """
+
+    def __init__(self, route: Route, origin: Origin, leak_threshold: float) -> None:
+        self._route = route
+        self._origin = origin
+        self._proxy = URL(route.proxy) if route.proxy is not None else None
+        self._sessions: dict[asyncio.AbstractEventLoop, _LoopSession] = {}
+        self._opened: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        # aiohttp bounds the connections of one loop; these bound those of all, in the order of arrival.
+        self.slots: Bucket[Slot] = Bucket(
+            "http",
+            route.label,
+            Limits(capacity=route.max_connections, leak_threshold=leak_threshold or NEVER),
+            create=Slot,
+            destroy=lambda slot: None,
+        )
+
+    async def send(self, call: Call) -> Reply | Failure:
+        """Make one attempt and return its outcome, the whole body read.
+
+        Raises:
+            PoolTimeout: every connection was in use until the deadline.
+        """
+        entry = await self.slots.checkout_async(call.remaining())
+        try:
+            return await self._exchange(call)
+        finally:
+            self.slots.give_back(entry)
+
+    async def _exchange(self, call: Call) -> Reply | Failure:
+        session = await self._session()
+        try:
+            async with session.request(
+                call.method,
+                URL(call.url, encoded=True),
+                data=call.body,
+                headers=call.headers,
+                allow_redirects=False,
+                proxy=self._proxy,
+            ) as answer:
+                content = await _read_capped(answer, call)
+        except (aiohttp.ClientError, OSError) as error:
+            return describe(
+                error, sent=not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerConnectionError)
+            )
+        return Reply(answer.status, answer.headers, answer.headers.items(), content)
+
+    async def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        held = self._sessions.get(loop)
+        if held is None or held.session.closed:
+            # No await between the look-up and here, and each loop has one thread: nobody makes a second one.
+            held = self._sessions[loop] = _LoopSession(self._make_session())
+            await anext(held.guard)
+        return held.session
+
+    def _make_session(self) -> aiohttp.ClientSession:
+        connector = _Connector(
+            self._origin,
+            self._opened,
+            limit=0,
+            ssl=self._route.context if self._route.context is not None else True,
+            keepalive_timeout=self._route.keepalive,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._route.connect_timeout),
+            trust_env=False,
+        )
+
+    def open_connections(self) -> int:
+        """Return how many connections are open, in all loops."""
+        return sum(1 for protocol in list(self._opened) if protocol.is_connected())
+
+    def sweep(self) -> None:
+        """Forget the sessions of loops that were closed without the help of a runner."""
+        for loop in [loop for loop in list(self._sessions) if loop.is_closed()]:
+            self._abandon(loop)
+
+    def close(self, deadline: float) -> None:
+        """Close every session on its own loop, waiting until ``deadline`` (monotonic) for those in other threads."""
+        closing = []
+        for loop in list(self._sessions):
+            held = self._sessions.pop(loop)
+            future = _close_on(loop, held)
+            if future is not None:
+                closing.append(future)
+        for future in closing:
+            with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+                future.result(max(0.0, deadline - time.monotonic()))
+
+    def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        held = self._sessions.pop(loop, None)
+        if held is not None:
+            held.session.detach()
+
+    def forget_after_fork(self) -> None:
+        """Start without sessions in a child process; the parent's stay untouched."""
+        forks.bury(self._sessions)
+        self._sessions = {}
+        self._opened = weakref.WeakSet()
+        self.slots.forget_after_fork()
+
+
+async def _read_capped(answer: aiohttp.ClientResponse, call: Call) -> bytes:
+    limit = call.config.max_response_size
+    length = answer.content_length
+    if length is not None and "Content-Encoding" not in answer.headers:
+        if length > limit and call.method != "HEAD":
+            answer.close()
+            raise call.too_large()
+        return await answer.read()
+    chunks = []
+    size = 0
+    async for chunk in answer.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            answer.close()
+            raise call.too_large()
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _close_on(loop: asyncio.AbstractEventLoop, held: _LoopSession) -> concurrent.futures.Future[None] | None:
+    """Close a session on its loop. Returns a future if that happens in another thread."""
+    if loop.is_closed():
+        held.session.detach()
+        return None
+    if loop is _running_loop():
+        _tasks.add(task := loop.create_task(_finish(held)))
+        task.add_done_callback(_tasks.discard)
+        return None
+    if loop.is_running():
+        return asyncio.run_coroutine_threadsafe(_finish(held), loop)
+    if _running_loop() is None:
+        with contextlib.suppress(RuntimeError):  # it began to run in another thread at this moment
+            loop.run_until_complete(_finish(held))
+    return None
+
+
+async def _finish(held: _LoopSession) -> None:
+    await held.guard.aclose()
+
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

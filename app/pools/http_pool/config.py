@@ -1,0 +1,172 @@
+"""The configuration of an API: where it is, who calls it, and how patient the caller is."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from pydantic import SecretStr
+
+from app.pools.core.redaction import HIDDEN
+from app.pools.errors import ConfigError
+from app.pools.http_pool.urls import Target, parse_base
+
+Auth: TypeAlias = "tuple[str, str | SecretStr] | str | SecretStr | None"
+Path: TypeAlias = "str | os.PathLike[str]"
+
+_DEFAULT_HEADERS = {"User-Agent": "poolwire", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HTTPConfig:
+    """One API as one caller sees it. Immutable, hashable; two are equal if every field is.
+
+    Requests of different configurations never share headers, credentials or cookies. They share connections
+    only where origin, TLS, proxy and limits are the same. All times are seconds.
+
+    Raises:
+        InvalidURL: ``base_url`` is not a plain http(s) URL.
+        ConfigError: another value is out of range. No message shows a secret.
+    """
+
+    base_url: str
+    """Every path is joined below it. Without credentials, query or fragment."""
+    timeout: float = 30.0
+    """The total time of a request: queueing, connecting, redirects, retries and the pauses between them."""
+    max_retries: int = 3
+    """Further attempts after the first. What is retried: docs/http.md."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request; a header given with a request takes precedence."""
+    auth: Auth = None
+    """``(user, password)`` for Basic, or a bearer token."""
+    connect_timeout: float = 5.0
+    """For one connection: name resolution, TCP and TLS."""
+    retry_delay: float = 0.5
+    """The longest pause before the first retry; it doubles with each. The pause is random below it."""
+    max_retry_delay: float = 8.0
+    """Where the doubling ends."""
+    max_retry_after: float = 60.0
+    """A server's ``Retry-After`` above this ends the retries at once."""
+    verify: bool = True
+    """Whether the server's certificate is verified."""
+    ca: Path | None = None
+    """A PEM file of certificate authorities to trust instead of the bundle that requests uses."""
+    cert: Path | tuple[Path, Path] | None = None
+    """The client's certificate: a PEM file with its key, or ``(certificate, key)``."""
+    proxy: str | SecretStr | None = None
+    """An ``http://`` proxy, which may carry credentials. https origins are tunnelled through it."""
+    trust_env: bool = False
+    """Whether ``HTTP_PROXY``, ``NO_PROXY`` and ``REQUESTS_CA_BUNDLE`` of the environment count."""
+    max_connections: int | None = None
+    """Connections at most, for synchronous and for asynchronous requests each; ``HTTP_POOL_MAX_CONNECTIONS``
+    unless given."""
+    keepalive: float = 15.0
+    """A connection idle for longer is not used again. Keep it below the server's own limit: a request sent
+    while the server closes an idle connection is lost."""
+    max_response_size: int = 64 * MEGABYTE
+    """Bytes of a body, after decompression, at most."""
+
+    target: Target = field(init=False)
+    """``base_url`` in parts."""
+    base_headers: dict[str, str] = field(init=False)
+    """What is sent with every request, credentials that are known beforehand included. Not to be changed."""
+    _key: tuple[Any, ...] = field(init=False)
+    _hash: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "target", parse_base(self.base_url))
+        put(self, "headers", MappingProxyType({str(name): str(value) for name, value in self.headers.items()}))
+        put(self, "auth", _seal(self.auth))
+        put(self, "proxy", SecretStr(self.proxy) if isinstance(self.proxy, str) else self.proxy)
+        put(self, "ca", self.ca_file)
+        put(self, "cert", self.cert_files)
+        self._check()
+        put(self, "base_headers", _base_headers(self.headers, self.auth))
+        # Every field a caller can give, so that none is forgotten when one is added.
+        values = [getattr(self, each.name) for each in fields(self) if each.init]
+        put(self, "_key", tuple(tuple(sorted(v.items())) if isinstance(v, Mapping) else v for v in values))
+        put(self, "_hash", hash(self._key))
+
+    def _check(self) -> None:
+        for name in ("timeout", "connect_timeout", "keepalive", "max_response_size"):
+            self._require(name, getattr(self, name) > 0, "must be above 0")
+        for name in ("max_retries", "retry_delay", "max_retry_delay", "max_retry_after"):
+            self._require(name, getattr(self, name) >= 0, "must not be below 0")
+        self._require("max_connections", self.max_connections is None or self.max_connections >= 1, "must be 1 or more")
+        if isinstance(self.proxy, SecretStr) and not self.proxy.get_secret_value().startswith("http://"):
+            raise ConfigError("HTTPConfig(proxy=...) must be an http:// URL; https origins are tunnelled through it")
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ConfigError(f"HTTPConfig({name}={getattr(self, name)!r}): {name} {rule}")
+
+    @property
+    def ca_file(self) -> str | None:
+        """``ca`` as text."""
+        return None if self.ca is None else os.fspath(self.ca)
+
+    @property
+    def cert_files(self) -> str | tuple[str, str] | None:
+        """``cert`` as text."""
+        return _paths(self.cert)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, HTTPConfig) else NotImplemented
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        shown = [f"base_url={self.base_url!r}"]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "headers" and value:
+                shown.append(f"headers={dict.fromkeys(value, HIDDEN)!r}")
+            elif each.name in ("auth", "proxy") and value is not None:
+                shown.append(f"{each.name}={HIDDEN!r}")
+            elif each.init and each.name not in ("base_url", "headers") and value != each.default:
+                shown.append(f"{each.name}={value!r}")
+        return f"HTTPConfig({', '.join(shown)})"
+
+
+def _seal(auth: Auth) -> Auth:
+    """Return ``auth`` with what is secret in it in a ``SecretStr``."""
+    if isinstance(auth, str):
+        return SecretStr(auth)
+    if isinstance(auth, tuple):
+        if len(auth) != 2:
+            raise ConfigError("HTTPConfig(auth=...) as a tuple is (user, password)")
+        user, password = auth
+        return user, SecretStr(password) if isinstance(password, str) else password
+    if auth is None or isinstance(auth, SecretStr):
+        return auth
+    raise ConfigError(f"HTTPConfig(auth=...) is a tuple or a token, not {type(auth)}")
+
+
+def _base_headers(headers: Mapping[str, str], auth: Auth) -> dict[str, str]:
+    merged = {name: value for name, value in _DEFAULT_HEADERS.items() if name.lower() not in map(str.lower, headers)}
+    if isinstance(auth, SecretStr):
+        merged["Authorization"] = authorization(auth.get_secret_value())
+    elif isinstance(auth, tuple):
+        user, password = auth
+        secret = password.get_secret_value() if isinstance(password, SecretStr) else password
+        merged["Authorization"] = f"Basic {base64.b64encode(f'{user}:{secret}'.encode()).decode()}"
+    merged.update(headers)
+    return merged
+
+
+def authorization(token: str) -> str:
+    """Return the value of the ``Authorization`` header: ``token`` as a bearer, or with the scheme it names."""
+    return token if " " in token else f"Bearer {token}"
+
+
+def _paths(cert: Path | tuple[Path, Path] | None) -> str | tuple[str, str] | None:
+    if cert is None:
+        return None
+    return (os.fspath(cert[0]), os.fspath(cert[1])) if isinstance(cert, tuple) else os.fspath(cert)

@@ -1,0 +1,31 @@
+"""What the libraries' errors mean, in words that hold no secret."""
+
+from __future__ import annotations
+
+import ssl
+
+import aiohttp
+import urllib3
+
+from app.pools.errors import HTTPUnavailable, UntrustedServer
+from app.pools.http_pool.calls import Failure
+
+
+def describe(error: Exception, *, sent: bool) -> Failure:
+    """Return what ``error`` of requests, urllib3, aiohttp or the operating system means.
+
+    The libraries' errors hold the request's headers and URL; only the operating system's is kept as the cause.
+    """
+    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        inner = error.certificate_error
+    untrusted = isinstance(inner, ssl.SSLCertVerificationError | ssl.CertificateError)
+    plain = isinstance(inner, OSError) and not isinstance(inner, aiohttp.ClientError)
+    name = "NameResolutionError" if isinstance(error, aiohttp.ClientConnectorDNSError) else type(inner).__name__
+    return Failure(
+        reason=f"{name}: {inner}" if plain and str(inner) else name,
+        sent=sent,
+        permanent=untrusted or isinstance(inner, urllib3.exceptions.DecodeError | aiohttp.ContentTypeError),
+        cause=inner.with_traceback(None) if plain else None,
+        kind=UntrustedServer if untrusted else HTTPUnavailable,
+    )

@@ -1,0 +1,294 @@
+"""The HTTP pool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+from pydantic import SecretStr
+from requests.utils import get_environ_proxies, select_proxy
+
+from app.pools.core import forks
+from app.pools.core.defaults import DefaultPool
+from app.pools.core.managed import ManagedPool
+from app.pools.core.settings import HTTPPoolSettings
+from app.pools.errors import PoolClosed
+from app.pools.http_pool.bodies import NO_JSON, Data
+from app.pools.http_pool.calls import Call
+from app.pools.http_pool.config import HTTPConfig
+from app.pools.http_pool.origins import Origin
+from app.pools.http_pool.response import HTTPResponse
+from app.pools.http_pool.route import Route
+from app.pools.http_pool.sessions import LeasedSession
+from app.pools.http_pool.tls import Contexts, tls_key
+from app.pools.http_pool.transport import Transport
+from app.pools.http_pool.urls import Params
+
+_ROUTES_REMEMBERED = 1024
+
+
+class HTTPPool(ManagedPool):
+    """Requests over connections that stay open, with a total deadline, retries, and nothing shared between tenants.
+
+    Args:
+        settings: the pool's settings; from the environment, ``.env`` and ``poolwire.toml`` unless given.
+    """
+
+    name = "http"
+
+    def __init__(self, settings: HTTPPoolSettings | None = None) -> None:
+        self.settings = HTTPPoolSettings() if settings is None else settings
+        super().__init__(sweep_interval=min(self.settings.health_check_interval, self.settings.session_timeout))
+        self._contexts = Contexts()
+        self._origins: dict[str, Origin] = {}
+        self._transports: dict[Route, Transport] = {}
+        self._by_config: dict[HTTPConfig, Transport] = {}  # a short cut past the route
+        self._evicted = 0
+
+    # Requests
+
+    def request(
+        self,
+        config: HTTPConfig,
+        method: str,
+        path: str = "",
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Data = None,
+        json: Any = NO_JSON,
+        timeout: float | None = None,
+    ) -> HTTPResponse:
+        """Send a request and return its response, whatever its status.
+
+        Args:
+            config: the API.
+            method: the method, in any case.
+            path: joined below the base URL.
+            params: added to the query; ``None`` values are left out.
+            headers: take precedence over the configuration's.
+            data: the body: bytes, text, a mapping (sent as a form), or an iterable of bytes (sent once, never
+                again).
+            json: the body, as JSON.
+            timeout: the total time in seconds, the configuration's unless given.
+
+        Raises:
+            DeadlineExceeded: the total time is up.
+            HTTPUnavailable: no response came, and no retry is left or allowed.
+            ResponseTooLarge: the body is larger than the configuration allows.
+            InvalidURL: the path leaves the base URL.
+            PoolTimeout: every connection was in use until the deadline.
+            PoolClosed: the pool is stopped.
+        """
+        transport = self._enter(config)
+        try:
+            call = Call(
+                config, transport.origin, method, path,
+                params=params, headers=headers, data=data, json=json, timeout=timeout,
+            )  # fmt: skip
+            return self._run(transport, call)
+        finally:
+            transport.leave()
+
+    def _run(self, transport: Transport, call: Call) -> HTTPResponse:
+        origin = call.origin
+        response: HTTPResponse | None = None
+        origin.call_started()
+        try:
+            while True:
+                call.attempts += 1
+                settled = call.settle(transport.sync.send(call))
+                if isinstance(settled, HTTPResponse):
+                    response = settled
+                    return response
+                time.sleep(settled)
+        finally:
+            origin.call_ended(call, response)
+
+    async def request_async(
+        self,
+        config: HTTPConfig,
+        method: str,
+        path: str = "",
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Data = None,
+        json: Any = NO_JSON,
+        timeout: float | None = None,
+    ) -> HTTPResponse:
+        """Do what ``request`` does without blocking the event loop."""
+        transport = self._enter(config)
+        try:
+            call = Call(
+                config, transport.origin, method, path,
+                params=params, headers=headers, data=data, json=json, timeout=timeout,
+            )  # fmt: skip
+            return await self._run_async(transport, call)
+        finally:
+            transport.leave()
+
+    async def _run_async(self, transport: Transport, call: Call) -> HTTPResponse:
+        origin = call.origin
+        response: HTTPResponse | None = None
+        origin.call_started()
+        try:
+            try:
+                async with asyncio.timeout(call.remaining()) as limit:
+                    while True:
+                        call.attempts += 1
+                        settled = call.settle(await transport.tasks.send(call))
+                        if isinstance(settled, HTTPResponse):
+                            response = settled
+                            return response
+                        await asyncio.sleep(settled)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            raise call.too_late()
+        finally:
+            origin.call_ended(call, response)
+
+    @contextmanager
+    def session(self, config: HTTPConfig, timeout: float | None = None) -> Iterator[requests.Session]:
+        """Lease a real ``requests.Session``, for code that wants one.
+
+        It is new for each lease and its connections are not: paths are joined below the base URL, headers,
+        credentials and timeouts are the configuration's. The pool's retries do not apply to it.
+
+        Args:
+            config: the API.
+            timeout: seconds to wait for a free place, 5 unless given.
+
+        Raises:
+            PoolTimeout: none became free in time.
+            PoolClosed: the pool is stopped.
+        """
+        transport = self._enter(config)
+        try:
+            entry = transport.adapters.checkout(timeout)
+            try:
+                yield LeasedSession(config, entry.resource, transport.route.proxy)
+            finally:
+                transport.adapters.give_back(entry)
+        finally:
+            transport.leave()
+
+    # Transports
+
+    def _enter(self, config: HTTPConfig) -> Transport:
+        """Return the transport of ``config`` with the call counted in."""
+        self._ensure_running()
+        while True:
+            transport = self._by_config.get(config)
+            if transport is not None and transport.enter():
+                return transport
+            self._find(config)
+
+    def _find(self, config: HTTPConfig) -> None:
+        """Make the transport of ``config``, or find it by its route."""
+        route = self._route(config)
+        retired: list[Transport] = []
+        with self._lock:
+            if self._closed:
+                raise PoolClosed(self.name)
+            transport = self._transports.get(route)
+            if transport is None:
+                origin = self._origins.setdefault(route.label, Origin(route.label))
+                transport = Transport(route, origin, self.settings.leak_threshold)
+                while len(self._transports) >= self.settings.max_sessions:
+                    # Least recently used; one that is in use only if all are.
+                    oldest = min(self._transports.values(), key=lambda each: (each.busy, each.last_used))
+                    retired.append(self._forget(oldest))
+                self._transports[route] = transport
+            if len(self._by_config) >= _ROUTES_REMEMBERED:
+                self._by_config.clear()
+            self._by_config[config] = transport
+        for each in retired:
+            each.retire()
+
+    def _forget(self, transport: Transport) -> Transport:
+        del self._transports[transport.route]
+        for config in [config for config, each in self._by_config.items() if each is transport]:
+            del self._by_config[config]
+        self._evicted += 1
+        return transport
+
+    def _route(self, config: HTTPConfig) -> Route:
+        target = config.target
+        proxy = config.proxy.get_secret_value() if isinstance(config.proxy, SecretStr) else None
+        if proxy is None and config.trust_env:
+            proxy = select_proxy(target.origin, get_environ_proxies(target.origin))
+        return Route(
+            target=target.at_root(),
+            context=self._contexts.get(tls_key(config)) if target.scheme == "https" else None,
+            proxy=proxy,
+            max_connections=config.max_connections or self.settings.max_connections,
+            connect_timeout=config.connect_timeout,
+            keepalive=config.keepalive,
+        )
+
+    # Life
+
+    def _refuse(self) -> None:
+        for transport in self._all():
+            transport.refuse()
+
+    def _drain(self, deadline: float) -> list[str]:
+        holders = [holder for transport in self._all() for holder in transport.drain(deadline)]
+        with self._lock:
+            self._transports.clear()
+            self._by_config.clear()
+        return holders
+
+    def sweep(self) -> None:
+        """Close transports and connections that are idle too long."""
+        horizon = time.monotonic() - self.settings.session_timeout
+        with self._lock:
+            idle = [each for each in self._transports.values() if not each.busy and each.last_used <= horizon]
+            for each in idle:
+                self._forget(each)
+        for each in idle:
+            each.retire()
+        for transport in self._all():
+            transport.sweep()
+
+    def forget_after_fork(self) -> None:
+        """Start with no connection in a child process."""
+        super().forget_after_fork()
+        self._contexts.forget_after_fork()
+        for transport in self._transports.values():
+            transport.forget_after_fork()
+        for origin in self._origins.values():
+            origin.forget_after_fork()
+        forks.bury(self._transports)
+        self._transports = {}
+        self._by_config = {}
+
+    def _all(self) -> list[Transport]:
+        with self._lock:
+            return list(self._transports.values())
+
+    def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        with self._lock:
+            origins = list(self._origins.values())
+            transports = list(self._transports.values())
+        for origin in origins:
+            figures = {"total": 0, "active": 0, "queued": 0, "cleaned": 0, **origin.figures()}
+            for transport in transports:
+                if transport.origin is origin:
+                    for name, count in transport.connections().items():
+                        figures[name] += count
+            yield origin.label, figures
+
+
+_default = DefaultPool(HTTPPool)
+
+
+def get_http_pool() -> HTTPPool:
+    """Return the process's default pool: made at the first call, and anew after it was stopped."""
+    return _default.get()
