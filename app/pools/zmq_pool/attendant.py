@@ -1,0 +1,131 @@
+"""The attendant: one thread per process that serves sockets nobody is calling at the moment.
+
+It sends what an outlet had to queue and reads what monitors report. It sleeps in ``poll`` on their
+descriptors; only while something is stuck does it also look every few milliseconds, because a lessee who holds
+a socket gives no sign of its own through the descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from typing import Protocol
+
+from app.pools.core import forks
+
+log = logging.getLogger(__name__)
+
+_TICK_MS = 20
+
+
+class Attended(Protocol):
+    """Something that the attendant serves."""
+
+    def descriptor(self) -> int | None:
+        """Return what to wait for, or ``None`` if only the next tick can tell."""
+
+    def attend(self) -> bool:
+        """Do what can be done without blocking. Returns whether nothing is left to do."""
+
+
+class Attendant:
+    """Serves members from one daemon thread, which runs while there are any."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        # Re-entrant: a finaliser that runs while this thread holds it may nudge, too.
+        self._lock = threading.RLock()
+        self._watched: set[Attended] = set()
+        self._stuck: set[Attended] = set()
+        self._thread: threading.Thread | None = None
+        self._wake: tuple[int, int] | None = None
+
+    def nudge(self, member: Attended) -> None:
+        """Call ``member.attend()`` until it has nothing left to do."""
+        if member in self._stuck:
+            return
+        with self._lock:
+            self._stuck.add(member)
+            self._ensure_running()
+
+    def watch(self, member: Attended) -> None:
+        """Call ``member.attend()`` whenever its descriptor is readable, until ``unwatch``."""
+        with self._lock:
+            self._watched.add(member)
+            self._ensure_running()
+
+    def unwatch(self, member: Attended) -> None:
+        """Leave ``member`` alone; a call that runs at this moment may still end a little later."""
+        with self._lock:
+            self._watched.discard(member)
+            self._stuck.discard(member)
+            self._alarm()
+
+    def _ensure_running(self) -> None:
+        if self._thread is None:
+            forks.register(self)
+            self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._thread = threading.Thread(target=self._run, args=self._wake, name="poolwire-zmq", daemon=True)
+            self._thread.start()
+        else:
+            self._alarm()
+
+    def _alarm(self) -> None:
+        if self._wake is not None:
+            with contextlib.suppress(BlockingIOError):  # it is full of alarms already
+                os.write(self._wake[1], b"!")
+
+    def _run(self, wake: int, alarm: int) -> None:
+        try:
+            while self._round(wake):
+                pass
+        finally:
+            os.close(wake)
+            os.close(alarm)
+
+    def _round(self, wake: int) -> bool:
+        """Wait for a descriptor or a tick and serve those concerned. Returns whether anyone is left."""
+        with self._lock:
+            stuck, watched = list(self._stuck), list(self._watched)
+            if not stuck and not watched:
+                self._thread = self._wake = None
+                return False
+        poller = select.poll()
+        poller.register(wake, select.POLLIN)
+        by_descriptor: dict[int, Attended] = {}
+        for member in (*stuck, *watched):
+            descriptor = member.descriptor()
+            if descriptor is not None:
+                by_descriptor[descriptor] = member
+                poller.register(descriptor, select.POLLIN)
+        readable = {descriptor for descriptor, _ in poller.poll(_TICK_MS if stuck else None)}
+        if wake in readable:
+            os.read(wake, 4096)
+        called = {by_descriptor[descriptor] for descriptor in readable & by_descriptor.keys()}
+        for member in called.union(stuck):
+            self._serve(member)
+        return True
+
+    def _serve(self, member: Attended) -> None:
+        try:
+            done = member.attend()
+        except Exception:
+            log.exception("%r could not be served; it is left alone until it is used again", member)
+            done = True
+        if done:
+            with self._lock:
+                self._stuck.discard(member)
+
+    def forget_after_fork(self) -> None:
+        """Start again with a thread of the child's own, which the next member makes."""
+        forks.bury(self._watched, self._stuck)
+        self._reset()
+
+
+attendant = Attendant()
+"""The process's attendant. It has no thread until a socket needs it."""

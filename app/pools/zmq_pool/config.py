@@ -1,0 +1,179 @@
+"""What a socket is: its type, where it binds or connects, and everything that makes one different from another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+import zmq
+
+from app.pools.errors import ConfigError
+from app.pools.zmq_pool import endpoints
+from app.pools.zmq_pool.options import Options, OptionValue
+
+FOREVER = math.inf
+
+
+class SocketType(Enum):
+    """The ZMQ socket types that the pool leases."""
+
+    REQ = zmq.REQ
+    REP = zmq.REP
+    PUB = zmq.PUB
+    SUB = zmq.SUB
+    PUSH = zmq.PUSH
+    PULL = zmq.PULL
+    PAIR = zmq.PAIR
+    DEALER = zmq.DEALER
+    ROUTER = zmq.ROUTER
+
+
+ASKING = frozenset({SocketType.REQ, SocketType.DEALER})
+SENDING = frozenset({SocketType.PUB, SocketType.PUSH})
+
+
+@dataclass(frozen=True, eq=True)
+class SocketConfig:
+    """The key under which sockets are pooled: two configurations that are equal share their sockets.
+
+    Args:
+        socket_type: the type, or its name.
+        endpoint: a ``tcp://``, ``ipc://`` or ``inproc://`` address.
+        bind: whether to bind the endpoint; otherwise the socket connects to it.
+        options: libzmq socket options by name (``"RCVHWM"``) or constant (``zmq.RCVHWM``). Times are
+            milliseconds, as in libzmq.
+        topics: what a SUB subscribes to, by prefix; ``""`` is everything. Nothing unless given.
+        send_timeout: seconds that a send may wait for a connection or for room, ``math.inf`` for ever.
+        receive_timeout: seconds that a receive may wait, ``math.inf`` for ever. By default 10 for REQ and
+            DEALER, which wait for an answer, and for ever for the others, which wait for work.
+        heartbeat: seconds between two heartbeats on an idle connection; 0 turns them off. A peer that does not
+            answer within twice that time counts as lost.
+        linger: seconds for which a closed socket still tries to deliver; 0 for REQ, whose requests nobody
+            waits for any more, and 2 for the others.
+        max_connections: sockets of this configuration, at most; by default ``ZMQ_POOL_MAX_CONNECTIONS``.
+        backlog: messages that PUB and PUSH keep while they cannot be sent, before publishing waits.
+        subscriber_wait: seconds for which a new PUB keeps its messages until the first subscriber is there.
+        allow_plaintext: permits an endpoint that other machines can reach without encryption.
+
+    Raises:
+        ConfigError: a value is not allowed. The message names it and what is.
+    """
+
+    socket_type: SocketType
+    endpoint: str
+    bind: bool = False
+    options: Mapping[str | int, int | bool | bytes | str] | None = None
+    topics: Iterable[str | bytes] = ()
+    send_timeout: float = 5.0
+    receive_timeout: float | None = None
+    heartbeat: float = 1.0
+    linger: float | None = None
+    max_connections: int | None = None
+    backlog: int = 10_000
+    subscriber_wait: float = 1.0
+    allow_plaintext: bool = False
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        kind = self._checked_type()
+        self._settle("socket_type", kind)
+        where = endpoints.parse(self.endpoint, bind=self.bind)
+        self._settle("options", Options(self.options))
+        self._settle("topics", self._checked_topics(kind))
+        if self.receive_timeout is None:
+            self._settle("receive_timeout", 10.0 if kind in ASKING else FOREVER)
+        if self.linger is None:
+            self._settle("linger", 0.0 if kind is SocketType.REQ else 2.0)
+        self._check_numbers(kind)
+        self._check_secrecy(where)
+        # Computed once: the pool looks its configurations up on every checkout.
+        self._settle("_hash", hash(tuple(getattr(self, f.name) for f in fields(self) if f.compare)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @property
+    def label(self) -> str:
+        """The name of this configuration in errors and statistics."""
+        return f"{self.socket_type.name} {self.endpoint}{' (bound)' if self.bind else ''}"
+
+    def libzmq_options(self) -> dict[str, OptionValue]:
+        """Return every option that a socket of this configuration gets, by libzmq's name."""
+        effective: dict[str, OptionValue] = {
+            "LINGER": _milliseconds(self.linger or 0.0),
+            "SNDTIMEO": _milliseconds(self.send_timeout),
+            "RCVTIMEO": _milliseconds(FOREVER if self.receive_timeout is None else self.receive_timeout),
+            # A restarted peer is met again within 20 ms; a dead one is not pestered more than once a second.
+            "RECONNECT_IVL": 10,
+            "RECONNECT_IVL_MAX": 1000,
+        }
+        if not self.bind:
+            # Without a connection a send fails instead of queueing for a peer that may never come: NotSent.
+            effective["IMMEDIATE"] = 1
+        if self.socket_type is SocketType.PUB:
+            # A full queue is seen, and waited for a while, instead of dropping in silence.
+            effective["XPUB_NODROP"] = 1
+        if self.heartbeat:
+            effective["HEARTBEAT_IVL"] = _milliseconds(self.heartbeat)
+            effective["HEARTBEAT_TIMEOUT"] = _milliseconds(2 * self.heartbeat)
+        effective.update(Options(self.options) if not isinstance(self.options, Options) else self.options)
+        return effective
+
+    def _settle(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _checked_type(self) -> SocketType:
+        kind: object = self.socket_type
+        if isinstance(kind, SocketType):
+            return kind
+        name = str(kind).upper()
+        if name not in SocketType.__members__:
+            raise ConfigError(f"{kind!r} is not one of {', '.join(SocketType.__members__)}")
+        return SocketType[name]
+
+    def _checked_topics(self, kind: SocketType) -> tuple[bytes, ...]:
+        if isinstance(self.topics, str | bytes):
+            raise ConfigError(f"topics takes a list of prefixes; for one, write topics=[{self.topics!r}]")
+        topics = tuple(topic.encode() if isinstance(topic, str) else topic for topic in self.topics)
+        if topics and kind is not SocketType.SUB:
+            raise ConfigError(f"only SUB sockets have topics, not {kind.name}")
+        return topics
+
+    def _check_numbers(self, kind: SocketType) -> None:
+        for name in ("send_timeout", "receive_timeout", "heartbeat", "subscriber_wait"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ConfigError(f"{name}={value!r} of {self.label} is not a number of seconds from 0 up")
+        for name in ("backlog", "max_connections"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name}={value!r} of {self.label} is not a count from 1 up")
+        linger = _linger_seconds(self)
+        if not 0 <= linger < FOREVER:
+            raise ConfigError(f"the linger of {self.label} is unbounded: stopping the pool could wait for ever")
+        if kind in SENDING and not linger:
+            raise ConfigError(f"a linger of 0 makes {self.label} drop what it has just accepted; use a time above 0")
+
+    def _check_secrecy(self, where: endpoints.Endpoint) -> None:
+        if not where.local and not self.allow_plaintext:
+            raise ConfigError(
+                f"{self.label} would speak plaintext with other machines. Give allow_plaintext=True if the network "
+                f"is trusted"
+            )
+
+
+def _linger_seconds(config: SocketConfig) -> float:
+    options = config.options or {}
+    if "LINGER" in options:
+        milliseconds = options["LINGER"]
+        assert isinstance(milliseconds, int)
+        return milliseconds / 1000
+    return config.linger or 0.0
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return ``seconds`` as libzmq takes a time; -1 is for ever."""
+    return -1 if seconds == FOREVER else max(0, round(seconds * 1000))

@@ -1,0 +1,82 @@
+"""The process's one ``zmq.Context``.
+
+There is exactly one because ``inproc://`` endpoints of two contexts never meet, silently, and because each
+context costs two threads. Pools take a share in it; the last one to stop terminates it.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import threading
+import time
+
+import zmq
+
+from app.pools.core import forks
+
+log = logging.getLogger(__name__)
+
+
+class SharedContext:
+    """Makes the context for the first pool and terminates it after the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._shares = 0
+
+    def take(self) -> zmq.Context[zmq.Socket[bytes]]:
+        """Return the context, for use until ``give``."""
+        forks.register(self)
+        with self._lock:
+            if self._context is None:
+                self._context = _make()
+            self._shares += 1
+            return self._context
+
+    def give(self, deadline: float) -> bool:
+        """Give up a share; the last one terminates the context, by ``deadline`` (monotonic seconds).
+
+        Returns:
+            whether nothing of this share is left. If a socket is still open then, termination goes on in the
+            background and ends when that socket is closed; every call on it raises ``zmq.ContextTerminated``.
+        """
+        with self._lock:
+            self._shares -= 1
+            if self._shares:
+                return True
+            context, self._context = self._context, None
+        assert context is not None
+        # In a thread, because libzmq waits without a limit for sockets that are still open.
+        ending = threading.Thread(target=context.term, name="poolwire-zmq-term", daemon=True)
+        ending.start()
+        ending.join(max(0.1, deadline - time.monotonic()))
+        if ending.is_alive():
+            log.warning("the ZMQ context still has open sockets; it ends when they are closed")
+        return not ending.is_alive()
+
+    def forget_after_fork(self) -> None:
+        """Leave the parent's context alone: its threads are not in this process, and closing it would hang."""
+        forks.bury(self._context)
+        self._lock = threading.RLock()
+        self._context = None
+        self._shares = 0
+
+
+def _make() -> zmq.Context[zmq.Socket[bytes]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    # Only takes effect before the first socket. The default, 1023, is less than a busy process needs.
+    context.set(zmq.MAX_SOCKETS, socket_limit())
+    return context
+
+
+def socket_limit() -> int:
+    """Return how many sockets the process may open, judging by its limit of file descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A connected socket takes two descriptors; the other half is for everything else the process does.
+    return 65_535 if soft == resource.RLIM_INFINITY else min(65_535, max(256, soft // 3))
+
+
+shared_context = SharedContext()
+"""The process's context. Nothing is made until a pool takes a share."""

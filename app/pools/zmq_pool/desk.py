@@ -1,0 +1,148 @@
+"""The desk of one configuration: the bucket of its sockets, and the kind of lease that its type calls for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from app.pools.core.bucket import NEVER, Bucket, Limits
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import EndpointBusy
+from app.pools.zmq_pool.attendant import attendant
+from app.pools.zmq_pool.config import ASKING, SENDING, SocketConfig, SocketType
+from app.pools.zmq_pool.leases import (
+    BoundLease,
+    BoundOutletLease,
+    BoundPrivateLease,
+    KeptLease,
+    Lease,
+    OutletLease,
+    PrivateLease,
+    SharedLease,
+)
+from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.sockets import LeanSocket, open_socket
+
+log = logging.getLogger(__name__)
+
+# libzmq closes in the background: our own endpoint may be taken for a moment after its socket was closed.
+_REBIND_WITHIN = 5.0
+_REBIND_PAUSE = 0.005
+
+
+class Desk:
+    """Hands out the sockets of one configuration.
+
+    Args:
+        config: the configuration.
+        settings: the pool's settings.
+        context: returns the context to open sockets on.
+    """
+
+    def __init__(
+        self, config: SocketConfig, settings: ZMQPoolSettings, context: Callable[[], zmq.Context[Any]]
+    ) -> None:
+        self.config = config
+        self._context = context
+        self._freed_at = -NEVER
+        self.outlet: Outlet | None = None
+        self.lease: Callable[[float | None], Lease]
+        limits = _limits(config, settings)
+        if config.socket_type in SENDING:
+            outlet = self.outlet = Outlet(config, self._open, attendant)
+            self.bucket: Bucket[Any] = Bucket(
+                "zmq", config.label, limits, create=lambda: outlet, destroy=lambda _: None
+            )
+            outlet_lease = BoundOutletLease if config.bind else OutletLease
+            self.lease = lambda timeout: outlet_lease(self.bucket, timeout)
+        else:
+            self.bucket = Bucket(
+                "zmq",
+                config.label,
+                limits,
+                create=self._open,
+                create_async=self._open_async if config.bind else None,
+                destroy=self._close,
+            )
+            lease = _lease_for(config)
+            self.lease = lambda timeout: lease(self.bucket, timeout)
+
+    def _open(self) -> LeanSocket:
+        deadline = self._freed_at + _REBIND_WITHIN
+        while True:
+            try:
+                return open_socket(self._context(), self.config)
+            except EndpointBusy:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_REBIND_PAUSE)
+
+    async def _open_async(self) -> LeanSocket:
+        deadline = self._freed_at + _REBIND_WITHIN
+        while True:
+            try:
+                return open_socket(self._context(), self.config)
+            except EndpointBusy:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(_REBIND_PAUSE)
+
+    def _close(self, socket: LeanSocket) -> None:
+        socket.close()
+        self._freed_at = time.monotonic()
+
+    def drain(self, deadline: float) -> list[str]:
+        """Send what is queued and wait for the leases until ``deadline``; return who still holds one."""
+        holders = self.bucket.drain(deadline - time.monotonic())
+        if self.outlet is not None:
+            dropped = self.outlet.close(deadline)
+            if dropped:
+                log.warning("%s: %d messages could not be sent before the pool stopped", self.config.label, dropped)
+        return holders
+
+    def sweep(self) -> None:
+        """Do the housekeeping of this configuration."""
+        self.bucket.sweep()
+
+    def figures(self) -> dict[str, Any]:
+        """Return the statistics of this configuration."""
+        figures = self.bucket.stats()
+        if self.outlet is not None:
+            figures.update(self.outlet.figures())
+            figures["total"] = int(self.outlet.is_open)
+        return figures
+
+    def forget_after_fork(self) -> None:
+        """Leave the parent's sockets alone."""
+        self.bucket.forget_after_fork()
+
+
+def _lease_for(config: SocketConfig) -> type[SharedLease]:
+    """Return the kind of lease that a type calls for (docs/zmq.md has the table and its reasons)."""
+    kind = config.socket_type
+    if config.bind:
+        return BoundPrivateLease if kind is SocketType.SUB else BoundLease
+    if kind in ASKING:
+        return SharedLease
+    if kind is SocketType.PULL:
+        return KeptLease
+    return PrivateLease
+
+
+def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
+    one = config.bind or config.socket_type in SENDING
+    # Closing one of these would lose the messages that wait in it, so none is closed for being old or idle.
+    replaceable = config.socket_type in ASKING and not config.bind
+    return Limits(
+        capacity=1 if one else config.max_connections or settings.max_connections,
+        checkout_timeout=settings.checkout_timeout,
+        idle_timeout=settings.max_idle_time if replaceable else NEVER,
+        max_lifetime=settings.max_lifetime or NEVER if replaceable else NEVER,
+        fair_after=0.01,
+        leak_threshold=settings.leak_threshold or NEVER,
+    )

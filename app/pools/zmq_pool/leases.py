@@ -1,0 +1,193 @@
+"""Leases: a socket for one ``with`` block, and the decision at its end whether another may have it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from app.pools.core.bucket import Bucket, Entry
+from app.pools.errors import EndpointBusy, PoolTimeout
+from app.pools.zmq_pool.aio import AsyncSocket
+from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.sockets import LeanSocket
+
+
+class Lease(Protocol):
+    """What ``pool.socket(config)`` returns: a socket for the time of a ``with`` or ``async with`` block."""
+
+    def __enter__(self) -> LeanSocket: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def __aenter__(self) -> AsyncSocket: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class SharedLease:
+    """A lease of one of several equal sockets: REQ and DEALER, the connections of the other types.
+
+    The socket goes to the next lessee only if this one left without an exception and left it as it was given.
+    """
+
+    __slots__ = ("_async_socket", "_bucket", "_entry", "_timeout")
+
+    keeps = True
+
+    def __init__(self, bucket: Bucket[LeanSocket], timeout: float | None) -> None:
+        self._bucket = bucket
+        self._timeout = timeout
+
+    def __enter__(self) -> LeanSocket:
+        entry = self._entry = self._bucket.checkout(self._timeout)
+        return entry.resource
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(self._entry, failed=kind is not None)
+
+    async def __aenter__(self) -> AsyncSocket:
+        entry = self._entry = await self._bucket.checkout_async(self._timeout)
+        self._async_socket = AsyncSocket(entry.resource)
+        return self._async_socket
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._async_socket.release()
+        self._end(self._entry, failed=kind is not None)
+
+    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
+        if not failed and entry.resource.reusable():
+            self._bucket.give_back(entry)
+        else:
+            self._bucket.discard(entry)
+
+
+class PrivateLease(SharedLease):
+    """A lease of a socket that nobody else ever gets: what a SUB still receives is meant for its lessee alone."""
+
+    __slots__ = ()
+
+    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
+        self._bucket.discard(entry)
+
+
+class KeptLease(SharedLease):
+    """A lease of a socket that is not closed while it works, because peers' messages wait in it.
+
+    An exception of the lessee does not spoil it; what the socket went through does.
+    """
+
+    __slots__ = ()
+
+    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
+        super()._end(entry, failed=False)
+
+
+class BoundLease(KeptLease):
+    """A lease of the one socket that binds an endpoint. A second lessee is refused, unless told to wait."""
+
+    __slots__ = ()
+
+    def __init__(self, bucket: Bucket[LeanSocket], timeout: float | None) -> None:
+        super().__init__(bucket, 0.0 if timeout is None else timeout)
+
+    def __enter__(self) -> LeanSocket:
+        try:
+            return super().__enter__()
+        except PoolTimeout as timeout:
+            raise busy(timeout) from None
+
+    async def __aenter__(self) -> AsyncSocket:
+        try:
+            return await super().__aenter__()
+        except PoolTimeout as timeout:
+            raise busy(timeout) from None
+
+
+class BoundPrivateLease(BoundLease):
+    """A lease of a bound SUB: one at a time, and nothing of it is left for the next lessee."""
+
+    __slots__ = ()
+
+    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
+        self._bucket.discard(entry)
+
+
+class OutletLease:
+    """A lease of an outlet's socket; what others publish meanwhile is sent after its end."""
+
+    __slots__ = ("_async_socket", "_bucket", "_entry", "_timeout")
+
+    def __init__(self, bucket: Bucket[Outlet], timeout: float | None) -> None:
+        self._bucket = bucket
+        self._timeout = timeout
+
+    def __enter__(self) -> LeanSocket:
+        try:
+            entry = self._entry = self._bucket.checkout(self._timeout)
+        except PoolTimeout as timeout:
+            raise self._refusal(timeout) from None
+        try:
+            return entry.resource.lend(self._patience(entry.resource))
+        except BaseException:
+            self._bucket.give_back(entry)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entry.resource.take_back(healthy=kind is None)
+        self._bucket.give_back(self._entry)
+
+    async def __aenter__(self) -> AsyncSocket:
+        try:
+            entry = self._entry = await self._bucket.checkout_async(self._timeout)
+        except PoolTimeout as timeout:
+            raise self._refusal(timeout) from None
+        try:
+            self._async_socket = AsyncSocket(await entry.resource.lend_async(self._patience(entry.resource)))
+        except BaseException:
+            self._bucket.give_back(entry)
+            raise
+        return self._async_socket
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._async_socket.release()
+        self.__exit__(kind, error, trace)
+
+    def _refusal(self, timeout: PoolTimeout) -> Exception:
+        return timeout
+
+    @staticmethod
+    def _patience(outlet: Outlet) -> float:
+        return max(outlet.config.subscriber_wait, outlet.config.send_timeout)
+
+
+class BoundOutletLease(OutletLease):
+    """A lease of a bound outlet. A second lessee is refused, unless told to wait."""
+
+    __slots__ = ()
+
+    def __init__(self, bucket: Bucket[Outlet], timeout: float | None) -> None:
+        super().__init__(bucket, 0.0 if timeout is None else timeout)
+
+    def _refusal(self, timeout: PoolTimeout) -> Exception:
+        return busy(timeout)
+
+
+def busy(timeout: PoolTimeout) -> EndpointBusy:
+    """Return the error for a bound endpoint that somebody else has leased."""
+    held = f" ({timeout.longest_holder})" if timeout.longest_holder else ""
+    return EndpointBusy(
+        f"{timeout.key} is leased already{held}, and a bound endpoint has one owner at a time. "
+        f"Wait for it with pool.socket(config, timeout=...), or lease another endpoint"
+    )

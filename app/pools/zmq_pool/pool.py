@@ -1,0 +1,212 @@
+"""``ZMQPool``: leased sockets, requests, and publishing, over one context."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import zmq
+
+from app.pools.core import forks
+from app.pools.core.defaults import DefaultPool
+from app.pools.core.managed import ManagedPool
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import NoReply, NotSent, UnexpectedReply
+from app.pools.zmq_pool.config import SocketConfig, SocketType
+from app.pools.zmq_pool.context import shared_context
+from app.pools.zmq_pool.desk import Desk
+from app.pools.zmq_pool.leases import Lease
+from app.pools.zmq_pool.outlet import Outlet
+
+
+class ZMQPool(ManagedPool):
+    """Sockets by configuration, leased for one ``with`` block each, over the process's one ``zmq.Context``.
+
+    The pool starts at its first use. Threads and event loops share it, and its sockets.
+
+    Args:
+        settings: caps and times; from the environment, ``.env`` and ``poolwire.toml`` unless given.
+    """
+
+    name = "zmq"
+
+    def __init__(self, settings: ZMQPoolSettings | None = None) -> None:
+        self.settings = settings or ZMQPoolSettings()
+        super().__init__(sweep_interval=self.settings.health_check_interval)
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._desks: dict[SocketConfig, Desk] = {}
+
+    # Leases
+
+    def socket(self, config: SocketConfig, timeout: float | None = None) -> Lease:
+        """Return a lease, for ``with`` (a ``zmq.Socket``) or ``async with`` (its methods are awaited).
+
+        Args:
+            config: which socket.
+            timeout: seconds to wait for a free one, ``ZMQ_POOL_CHECKOUT_TIMEOUT`` unless given. A bound
+                endpoint is not waited for unless a timeout is given.
+
+        Raises:
+            PoolTimeout: (on entering) every socket of this configuration stayed in use.
+            EndpointBusy: (on entering) the endpoint to bind has an owner already.
+            PoolClosed: the pool is stopped.
+        """
+        try:
+            desk = self._desks[config]
+        except KeyError:
+            desk = self._open_desk(config)
+        return desk.lease(timeout)
+
+    @property
+    def context(self) -> zmq.Context[zmq.Socket[bytes]]:
+        """The process's context, for what the pool does not cover; the pool terminates it when it stops."""
+        context = self._context
+        if context is None:
+            self._ensure_running()
+            with self._lock:
+                context = self._context
+                if context is None:
+                    context = self._context = shared_context.take()
+        return context
+
+    # Requests
+
+    def request(self, config: SocketConfig, body: bytes, timeout: float | None = None) -> bytes:
+        """Send ``body`` on a leased REQ and return the reply.
+
+        Args:
+            config: a REQ configuration that connects.
+            body: the request.
+            timeout: seconds for all of it: the checkout, the connection and the reply. Unless given, each
+                has its own limit from the settings and the configuration.
+
+        Raises:
+            NotSent: no peer was connected in time; sending it again is safe.
+            NoReply: the request was sent and no reply came in time; the peer may have executed it.
+            PoolTimeout: every socket of this configuration stayed in use.
+            UnexpectedReply: the reply has more than one frame.
+        """
+        _expect(config, SocketType.REQ)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.socket(config, timeout) as socket:
+            if deadline is not None:
+                left = max(0.001, deadline - time.monotonic())
+                socket.settle_timeouts(min(left, config.send_timeout), left)
+            socket.send(body)
+            if deadline is not None:
+                left = max(0.001, deadline - time.monotonic())
+                socket.settle_timeouts(left, left)
+            reply: bytes = socket.recv()
+            if socket.getsockopt(zmq.RCVMORE):
+                raise UnexpectedReply(config.endpoint)
+        return reply
+
+    async def request_async(self, config: SocketConfig, body: bytes, timeout: float | None = None) -> bytes:
+        """Do what ``request`` does without blocking the event loop."""
+        _expect(config, SocketType.REQ)
+        sent = False
+        try:
+            async with asyncio.timeout(timeout), self.socket(config, timeout) as socket:
+                await socket.send(body)
+                sent = True
+                reply: bytes = await socket.recv()
+                if socket.getsockopt(zmq.RCVMORE):
+                    raise UnexpectedReply(config.endpoint)
+        except TimeoutError as error:
+            if isinstance(error, NoReply | NotSent) or type(error) is not TimeoutError:
+                raise
+            what = NoReply if sent else NotSent
+            raise what(f"{config.label} did not {'answer' if sent else 'send'} within {timeout:g} s") from None
+        return reply
+
+    def request_many(self, config: SocketConfig, bodies: Iterable[bytes], timeout: float | None = None) -> list[bytes]:
+        """Send each body as a request of its own and return the replies in the same order."""
+        return [self.request(config, body, timeout) for body in bodies]
+
+    # Publishing
+
+    def publish(self, config: SocketConfig, *frames: bytes) -> None:
+        """Publish a message on the configuration's one PUB, from any thread or coroutine.
+
+        Does not wait, unless ``config.backlog`` messages are queued already; then for ``config.send_timeout``
+        seconds at most, after which subscribers that are too slow miss messages. Until the first subscriber is
+        there, at most ``config.subscriber_wait`` seconds, messages are kept; after that PUB drops what nobody
+        has subscribed to.
+        """
+        self._outlet(config, SocketType.PUB).send(frames)
+
+    def push(self, config: SocketConfig, *frames: bytes) -> None:
+        """Push a message to one of the peers through the configuration's one PUSH, like ``publish``.
+
+        Messages are kept, up to ``config.backlog``, while no peer is connected or all their queues are full.
+
+        Raises:
+            NotSent: the queue stayed full for ``config.send_timeout`` seconds.
+        """
+        self._outlet(config, SocketType.PUSH).send(frames)
+
+    def _outlet(self, config: SocketConfig, kind: SocketType) -> Outlet:
+        _expect(config, kind)
+        desk = self._desks.get(config) or self._open_desk(config)
+        assert desk.outlet is not None
+        return desk.outlet
+
+    # Keys
+
+    def _open_desk(self, config: SocketConfig) -> Desk:
+        if not isinstance(config, SocketConfig):
+            raise TypeError(f"a SocketConfig is needed, not {type(config).__name__}: {config!r}")
+        self._ensure_running()
+        with self._lock:
+            desk = self._desks.get(config)
+            if desk is None:
+                desk = self._desks[config] = Desk(config, self.settings, lambda: self.context)
+            return desk
+
+    # Life
+
+    def _refuse(self) -> None:
+        for desk in list(self._desks.values()):
+            desk.bucket.refuse()
+
+    def _drain(self, deadline: float) -> list[str]:
+        with self._lock:
+            desks, self._desks = self._desks, {}
+        holders = [holder for desk in desks.values() for holder in desk.drain(deadline)]
+        with self._lock:
+            context, self._context = self._context, None
+        if context is not None:
+            shared_context.give(deadline)
+        return holders
+
+    def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return [(desk.config.label, desk.figures()) for desk in list(self._desks.values())]
+
+    def sweep(self) -> None:
+        """Close sockets that were idle too long or are too old, and report leases held too long."""
+        for desk in list(self._desks.values()):
+            desk.sweep()
+
+    def forget_after_fork(self) -> None:
+        """Start empty in a child process: sockets and context are the parent's."""
+        super().forget_after_fork()
+        for desk in self._desks.values():
+            desk.forget_after_fork()
+        forks.bury(self._desks)
+        self._desks = {}
+        self._context = None
+
+
+def _expect(config: SocketConfig, kind: SocketType) -> None:
+    if config.socket_type is not kind:
+        raise TypeError(f"a {kind.name} configuration is needed here, not {config.label}")
+
+
+_default = DefaultPool(ZMQPool)
+
+
+def get_zmq_pool() -> ZMQPool:
+    """Return the process's default pool: the same one to every caller, and a new one after it was stopped."""
+    return _default.get()

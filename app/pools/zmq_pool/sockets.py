@@ -1,0 +1,378 @@
+"""The sockets that the pool leases: ``zmq.Socket``, faster, and aware of what it has been through.
+
+pyzmq's Python layer costs more than libzmq's work on a small message, so the usual calls go straight to the
+compiled base class. On the way each socket notes what a lessee leaves behind, which is cheaper than asking
+libzmq at the end: ``EVENTS`` and ``RCVMORE`` cost as much as a send.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.backend import Socket as _Backend
+
+from app.pools.errors import ConfigError, EndpointBusy, NoReply, NotSent
+from app.pools.zmq_pool.config import ASKING, SocketConfig, SocketType
+from app.pools.zmq_pool.endpoints import make_private
+
+_send: Any = _Backend.send
+_recv: Any = _Backend.recv
+_get: Any = _Backend.get
+_set: Any = _Backend.set
+
+_SNDMORE = int(zmq.SNDMORE)
+_NOBLOCK = int(zmq.NOBLOCK)
+_RCVMORE = int(zmq.RCVMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+
+# What a socket has been through since its checkout; 0 is "as new".
+_SENT = 1  # the last message went out
+_RECEIVED = 2  # the last message came in
+_MORE_OUT = 4  # frames were sent of a message that is not complete
+_MORE_IN = 8  # frames may be left of a message that was received
+_RETIMED = 16  # the time limits were set, which are restored
+_CHANGED = 32  # other options or connections than the configuration names, or closed
+
+_TIME_LIMITS = {int(zmq.RCVTIMEO): "RCVTIMEO", int(zmq.SNDTIMEO): "SNDTIMEO"}
+
+
+class SendTimedOut(NotSent, zmq.Again):  # type: ignore[misc]  # both bases describe `strerror`
+    """``NotSent`` from a leased socket; code written for ``zmq.Again`` catches it too."""
+
+    def __init__(self, message: str) -> None:
+        zmq.ZMQError.__init__(self, zmq.EAGAIN, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class ReplyTimedOut(NoReply, zmq.Again):  # type: ignore[misc]  # both bases describe `strerror`
+    """``NoReply`` from a leased socket; code written for ``zmq.Again`` catches it too."""
+
+    def __init__(self, message: str) -> None:
+        zmq.ZMQError.__init__(self, zmq.EAGAIN, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class LeanSocket(zmq.Socket[bytes]):
+    """A ``zmq.Socket`` that knows whether the next lessee can have it.
+
+    A send that runs into its time limit raises ``NotSent``, a receive of a REQ or DEALER ``NoReply``, of any
+    other type ``zmq.Again``; the first two are ``zmq.Again`` as well.
+    """
+
+    config: SocketConfig
+    _trace: list[int]
+    _spoiled = _MORE_OUT | _CHANGED
+    """What makes a socket of this type unfit for the next lessee."""
+
+    def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
+        super().__init__(context, kind)
+        # Into __dict__, because pyzmq's __setattr__ takes attributes for options. The list, because changing
+        # an item of it costs a fraction of setting an attribute.
+        self.__dict__.update(config=config, _trace=[0])
+
+    def reusable(self) -> bool:
+        """Say whether the lessee left the socket as it was given, and make it as new."""
+        trace = self._trace
+        state, trace[0] = trace[0], 0
+        if state & self._spoiled or (state & _MORE_IN and _get(self, _RCVMORE)):
+            return False
+        if state & _RETIMED:
+            self._restore_time_limits()
+        return True
+
+    def settle_timeouts(self, send: float, receive: float) -> None:
+        """Set both time limits, in seconds, until the end of the lease."""
+        _set(self, zmq.SNDTIMEO, max(0, int(send * 1000)))
+        _set(self, zmq.RCVTIMEO, max(0, int(receive * 1000)))
+        self._trace[0] |= _RETIMED
+
+    def _restore_time_limits(self) -> None:
+        limits = self.config.libzmq_options()
+        for option, name in _TIME_LIMITS.items():
+            _set(self, option, limits[name])
+
+    # Sending
+
+    def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
+        """Send one frame, as ``zmq.Socket.send`` does."""
+        if draft:
+            self._trace[0] |= _CHANGED
+            return super().send(data, flags, copy, track, **draft)
+        flags = int(flags)
+        try:
+            sent = _send(self, data, flags, copy, track)
+        except zmq.Again as again:
+            raise self.not_sent(flags, again) from None
+        trace = self._trace
+        if flags & _SNDMORE:
+            trace[0] |= _MORE_OUT
+        else:
+            trace[0] = trace[0] & ~(_RECEIVED | _MORE_OUT) | _SENT
+        return sent
+
+    def send_multipart(
+        self, msg_parts: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False, **draft: Any
+    ) -> Any:
+        """Send a message of several frames, as ``zmq.Socket.send_multipart`` does."""
+        if draft:
+            return super().send_multipart(msg_parts, flags, copy, track, **draft)
+        for part in msg_parts:
+            if part.__class__ is not bytes:
+                _check_frame(part)  # now, because half a message would spoil the socket
+        flags = int(flags)
+        try:
+            for part in msg_parts[:-1]:
+                _send(self, part, flags | _SNDMORE, copy, track)
+            sent = _send(self, msg_parts[-1], flags, copy, track)
+        except zmq.Again as again:
+            raise self.not_sent(flags, again) from None
+        trace = self._trace
+        if flags & _SNDMORE:
+            trace[0] |= _MORE_OUT
+        else:
+            trace[0] = trace[0] & ~(_RECEIVED | _MORE_OUT) | _SENT
+        return sent
+
+    def send_string(self, u: str, flags: int = 0, copy: bool = True, encoding: str = "utf-8", **draft: Any) -> Any:
+        """Send ``u`` as one frame, as ``zmq.Socket.send_string`` does."""
+        if not isinstance(u, str):
+            raise TypeError("str objects only")
+        return self.send(u.encode(encoding), flags, copy, **draft)
+
+    def not_sent(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:
+        """Return the error for a send that could not be done in time; ``again`` if it was not to wait at all."""
+        if again is not None and flags & _NOBLOCK:
+            return again
+        config = self.config
+        what = "no peer is connected, or its queue is full" if not config.bind else "no peer takes it"
+        return SendTimedOut(f"{config.label} did not send within its time limit: {what}. Sending it again is safe")
+
+    # Receiving
+
+    def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
+        """Receive one frame, as ``zmq.Socket.recv`` does."""
+        try:
+            received = _recv(self, int(flags), copy, track)
+        except zmq.Again as again:
+            raise self.not_received(int(flags), again) from None
+        trace = self._trace
+        trace[0] = trace[0] & ~_SENT | (_RECEIVED | _MORE_IN)
+        return received
+
+    def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
+        """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
+        flags = int(flags)
+        try:
+            frames = [_recv(self, flags, copy, track)]
+            while _get(self, _RCVMORE):
+                frames.append(_recv(self, flags, copy, track))
+        except zmq.Again as again:
+            raise self.not_received(flags, again) from None
+        trace = self._trace
+        trace[0] = trace[0] & ~(_SENT | _MORE_IN) | _RECEIVED
+        return frames
+
+    def recv_string(self, flags: int = 0, encoding: str = "utf-8") -> str:
+        """Receive one frame as text, as ``zmq.Socket.recv_string`` does."""
+        text: str = self.recv(flags).decode(encoding)
+        return text
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""
+        size: int = super().recv_into(*args, **kwargs)
+        trace = self._trace
+        trace[0] = trace[0] & ~_SENT | (_RECEIVED | _MORE_IN)
+        return size
+
+    def not_received(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:
+        """Return the error for a receive that got nothing in time; ``again`` if it was not to wait at all."""
+        config = self.config
+        if again is not None and (flags & _NOBLOCK or config.socket_type not in ASKING):
+            return again
+        if config.socket_type not in ASKING:
+            return zmq.Again()
+        return ReplyTimedOut(
+            f"{config.label} got no reply within its time limit. The peer may have executed the request: "
+            f"send it again only if that does no harm"
+        )
+
+    # Changes that the next lessee must not see
+
+    def set(self, option: int, optval: int | bytes) -> None:
+        """Set an option, as ``zmq.Socket.set`` does; the socket is given up afterwards, time limits excepted."""
+        self._trace[0] |= _RETIMED if option in _TIME_LIMITS else _CHANGED
+        _set(self, option, optval)
+
+    setsockopt = set
+
+    def connect(self, addr: str) -> Any:
+        """Connect to one more peer; the socket is given up afterwards."""
+        self._trace[0] |= _CHANGED
+        return super().connect(addr)
+
+    def disconnect(self, addr: str | bytes) -> None:
+        """Disconnect from a peer; the socket is given up afterwards."""
+        self._trace[0] |= _CHANGED
+        super().disconnect(addr)
+
+    def bind(self, addr: str) -> Any:
+        """Bind one more endpoint; the socket is given up afterwards."""
+        self._trace[0] |= _CHANGED
+        return super().bind(addr)
+
+    def unbind(self, addr: str | bytes) -> None:
+        """Unbind an endpoint; the socket is given up afterwards."""
+        self._trace[0] |= _CHANGED
+        super().unbind(addr)
+
+    def monitor(self, addr: str | bytes | None, events: int = zmq.EVENT_ALL) -> None:
+        """Watch the socket's events; the socket is given up afterwards."""
+        self._trace[0] |= _CHANGED
+        super().monitor(addr, events)
+
+    def close(self, linger: int | None = None) -> None:
+        """Close the socket, which the pool would do as well."""
+        self._trace[0] |= _CHANGED
+        super().close(linger)
+
+
+class RequestSocket(LeanSocket):
+    """A REQ: spoiled by a request without its reply, which the next lessee would be handed."""
+
+    _spoiled = LeanSocket._spoiled | _SENT
+
+
+class ReplySocket(LeanSocket):
+    """A REP: spoiled by a request without its reply, which would keep it from receiving another."""
+
+    _spoiled = LeanSocket._spoiled | _RECEIVED
+
+
+class DealerSocket(LeanSocket):
+    """A DEALER: spoiled unless as many messages came in as went out, and none is waiting."""
+
+    def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
+        super().__init__(context, kind, config)
+        self.__dict__["_trace"] = [0, 0]
+
+    def reusable(self) -> bool:
+        """Say whether the lessee left the socket as it was given, and make it as new."""
+        trace = self._trace
+        unanswered, trace[1] = trace[1], 0
+        return super().reusable() and not unanswered and not _get(self, _EVENTS) & _POLLIN
+
+    def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
+        """Send one frame, and count the message it completes."""
+        sent = super().send(data, flags, copy, track, **draft)
+        self._trace[1] += not flags & _SNDMORE
+        return sent
+
+    def send_multipart(
+        self, msg_parts: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False, **draft: Any
+    ) -> Any:
+        """Send a message of several frames, and count it."""
+        sent = super().send_multipart(msg_parts, flags, copy, track, **draft)
+        self._trace[1] += not draft and not flags & _SNDMORE
+        return sent
+
+    def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
+        """Receive one frame, and count the message it completes."""
+        received = super().recv(flags, copy, track)
+        self._trace[1] -= not _get(self, _RCVMORE)
+        return received
+
+    def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
+        """Receive all frames of a message, and count it."""
+        frames = super().recv_multipart(flags, copy, track)
+        self._trace[1] -= 1
+        return frames
+
+
+_CLASSES: dict[SocketType, type[LeanSocket]] = {
+    SocketType.REQ: RequestSocket,
+    SocketType.REP: ReplySocket,
+    SocketType.DEALER: DealerSocket,
+}
+
+
+def open_socket(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
+    """Return a new socket, set up, subscribed, and connected or bound.
+
+    A PUB is made as XPUB, which is the same to its peers and can say when the first subscriber is there.
+
+    Raises:
+        ConfigError: libzmq does not accept an option's value or the endpoint.
+        EndpointBusy: the endpoint to bind is taken.
+    """
+    kind = zmq.XPUB if config.socket_type is SocketType.PUB else config.socket_type.value
+    socket = _CLASSES.get(config.socket_type, LeanSocket)(context, kind, config)
+    try:
+        _set_options(socket, config)
+        if config.bind:
+            _bind(socket, config)
+        else:
+            _connect(socket, config)
+    except BaseException:
+        socket.close(0)
+        raise
+    socket._trace[0] = 0
+    return socket
+
+
+def _set_options(socket: LeanSocket, config: SocketConfig) -> None:
+    for name, value in config.libzmq_options().items():
+        try:
+            _set(socket, zmq.SocketOption[name], value)
+        except zmq.ZMQError as error:
+            shown = value if isinstance(value, int) else f"{len(value)} bytes"
+            raise ConfigError(f"libzmq does not take {name}={shown} for {config.label}: {error.strerror}") from None
+    for topic in config.topics:
+        _set(socket, zmq.SUBSCRIBE, topic)
+
+
+def _connect(socket: LeanSocket, config: SocketConfig) -> None:
+    try:
+        socket.connect(config.endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"libzmq cannot connect {config.label}: {error.strerror}") from None
+
+
+def _bind(socket: LeanSocket, config: SocketConfig) -> None:
+    path = _ipc_path(config)
+    if path is not None and not path.parent.exists():
+        make_private(path.parent)
+    try:
+        socket.bind(config.endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise EndpointBusy(
+                f"{config.label}: the endpoint is bound already, by another configuration or another process"
+            ) from None
+        raise ConfigError(f"libzmq cannot bind {config.label}: {error.strerror}") from None
+    if path is not None:
+        os.chmod(path, 0o600)  # libzmq leaves it to the umask
+
+
+def _ipc_path(config: SocketConfig) -> Path | None:
+    transport, _, address = config.endpoint.partition("://")
+    if transport != "ipc" or address.startswith("@") or address == "*":
+        return None
+    return Path(address)
+
+
+def _check_frame(part: object) -> None:
+    if isinstance(part, zmq.Frame):
+        return
+    try:
+        memoryview(part)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a frame must be bytes or another buffer, not {type(part).__name__}") from None

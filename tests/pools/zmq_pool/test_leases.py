@@ -1,0 +1,224 @@
+"""Leased sockets: what a lessee gets, and what the next one gets."""
+
+import asyncio
+import threading
+
+import pytest
+import zmq
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import EndpointBusy, NoReply, NotSent, PoolTimeout
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
+from tests.support.echo import replier
+
+
+@pytest.fixture
+def pool():
+    with ZMQPool(ZMQPoolSettings(max_connections=3)) as pool:
+        yield pool
+
+
+def test_the_origins_example_works_as_written():
+    """The example of the code base that poolwire replaces works unchanged."""
+    with replier(lambda frames: [b"response"], "tcp://127.0.0.1:5555"):
+        pool = get_zmq_pool()
+        config = SocketConfig(SocketType.REQ, "tcp://localhost:5555")
+        with pool.socket(config) as socket:
+            socket.send_string("message")
+            response = socket.recv_string()
+        assert "response" == response
+        pool.stop()
+
+
+def test_a_socket_returns_to_the_next_lessee(pool):
+    """A REQ whose request was answered is handed to the next lessee."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pool.socket(config) as first:
+            first.send(b"a")
+            assert b"a" == first.recv()
+        with pool.socket(config) as second:
+            assert first is second
+        assert 1 == pool.get_stats()["metrics"]["pool_hits"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_costs_the_socket(pool, error):
+    """A REQ whose lessee failed, or was interrupted, is closed."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pytest.raises(error), pool.socket(config) as first:
+            raise error
+        assert first.closed
+        with pool.socket(config) as second:
+            assert first is not second
+
+
+def test_a_request_without_its_reply_costs_the_socket(pool):
+    """The next lessee never reads the reply to a request that the last one left unanswered."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pool.socket(config) as socket:
+            socket.send(b"a stranger's")
+        for _ in range(20):
+            assert b"mine" == pool.request(config, b"mine")
+
+
+def test_frames_left_unread_cost_the_socket(pool):
+    """A REQ with frames of its reply left is closed."""
+    with replier(lambda frames: [b"one", b"two"]) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pool.socket(config) as socket:
+            socket.send(b"a")
+            assert b"one" == socket.recv()
+        assert socket.closed
+        with pool.socket(config) as socket:
+            socket.send(b"a")
+            assert [b"one", b"two"] == socket.recv_multipart()
+        assert not socket.closed
+
+
+def test_a_socket_closed_in_its_lease_is_never_leased_again(pool):
+    """A socket that its lessee closed is replaced."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pool.socket(config) as socket:
+            socket.close()
+        assert b"b" == pool.request(config, b"b")
+
+
+def test_a_changed_option_does_not_reach_the_next_lessee(pool):
+    """Time limits that a lessee set are restored; any other option costs the socket."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, receive_timeout=7)
+        with pool.socket(config) as first:
+            first.rcvtimeo = 10
+        with pool.socket(config) as second:
+            assert first is second
+            assert 7000 == second.rcvtimeo
+            second.setsockopt(zmq.LINGER, 5)
+        assert second.closed
+
+
+def test_no_peer_is_not_sent_and_no_answer_is_no_reply(pool, free_endpoint):
+    """Without a peer a request is NotSent; with one that is silent it is NoReply; both are zmq.Again."""
+    absent = SocketConfig(SocketType.REQ, free_endpoint, send_timeout=0.05)
+    with pytest.raises(NotSent) as not_sent:
+        pool.request(absent, b"a")
+    assert isinstance(not_sent.value, zmq.Again)
+    with replier(lambda frames: None) as endpoint:
+        silent = SocketConfig(SocketType.REQ, endpoint, receive_timeout=0.05)
+        with pytest.raises(NoReply) as no_reply:
+            pool.request(silent, b"a")
+        assert isinstance(no_reply.value, zmq.Again)
+        with pytest.raises(NoReply):
+            pool.request(SocketConfig(SocketType.REQ, endpoint), b"a", timeout=0.2)
+
+
+def test_the_cap_holds(pool):
+    """The fourth of four lessees is refused when three may be out, and told who holds them."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pool.socket(config), pool.socket(config), pool.socket(config):
+            with pytest.raises(PoolTimeout) as refused, pool.socket(config, timeout=0.05):
+                pass
+            assert (3, 3) == (refused.value.in_use, refused.value.capacity)
+            assert "test_the_cap_holds" in str(refused.value)
+        assert 0 == pool.get_stats()["metrics"]["active_connections"]
+
+
+def test_a_bound_endpoint_has_one_owner_and_stays_bound(pool):
+    """A second lease of a bound endpoint is refused; between leases it stays bound, and clients notice nothing."""
+    config = SocketConfig(SocketType.REP, "tcp://127.0.0.1:*", bind=True)
+    with pool.socket(config) as server:
+        endpoint = server.last_endpoint.decode()
+        with pytest.raises(EndpointBusy), pool.socket(config):
+            pass
+    asking = threading.Thread(target=pool.request, args=(SocketConfig(SocketType.REQ, endpoint), b"a"))
+    asking.start()
+    with pool.socket(config) as again:
+        assert server is again
+        assert b"a" == again.recv()
+        again.send(b"b")
+    asking.join(10)
+
+
+def test_a_bound_reply_socket_left_half_way_is_bound_anew(pool, free_endpoint):
+    """A REP whose lessee took a request and left is replaced, at the same endpoint."""
+    config = SocketConfig(SocketType.REP, free_endpoint, bind=True)
+    client = SocketConfig(SocketType.REQ, free_endpoint, receive_timeout=0.2)
+
+    def ask_in_vain():
+        with pytest.raises(NoReply):
+            pool.request(client, b"lost")
+
+    asking = threading.Thread(target=ask_in_vain)
+    asking.start()
+    with pool.socket(config) as server:
+        assert b"lost" == server.recv()
+    asking.join(10)
+    with pool.socket(config) as server, pool.socket(client) as socket:
+        socket.send(b"found")
+        assert b"found" == server.recv()
+        server.send(b"")
+        socket.recv()
+
+
+async def test_a_lease_in_asyncio_has_awaited_methods(pool):
+    """`async with` gives a socket whose methods are awaited, and returns it to the same stack."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        async with pool.socket(config) as first:
+            await first.send_string("hello")
+            assert "hello" == await first.recv_string()
+            await first.send_json({"a": 1})
+            assert {"a": 1} == await first.recv_json()
+        with pool.socket(config) as second:
+            second.send(b"sync")
+            assert b"sync" == second.recv()
+        assert b"once" == await pool.request_async(config, b"once")
+        assert 1 == pool.get_stats()["metrics"]["total_connections"]
+
+
+async def test_a_cancelled_request_costs_its_socket_and_nothing_else(pool):
+    """A cancelled request gives its socket up; no later request sees its reply."""
+    with replier(lambda frames: None if frames[0] == b"slow" else frames) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        slow = [asyncio.create_task(pool.request_async(config, b"slow")) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in slow:
+            task.cancel()
+        assert all(isinstance(e, asyncio.CancelledError) for e in await asyncio.gather(*slow, return_exceptions=True))
+        replies = await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(50)))
+        assert [b"%d" % n for n in range(50)] == replies
+        assert 0 == pool.get_stats()["metrics"]["active_connections"]
+
+
+async def test_messages_reach_those_who_wait_in_order(pool):
+    """Several tasks that wait on one socket get the messages in the order in which they began to wait."""
+    bound = SocketConfig(SocketType.PULL, "tcp://127.0.0.1:*", bind=True)
+    async with pool.socket(bound) as pull:
+        endpoint = pull.last_endpoint.decode()
+        waiting = [asyncio.create_task(pull.recv()) for _ in range(5)]
+        await asyncio.sleep(0)
+        for n in range(5):
+            pool.push(SocketConfig(SocketType.PUSH, endpoint), b"%d" % n)
+        assert [b"0", b"1", b"2", b"3", b"4"] == await asyncio.wait_for(asyncio.gather(*waiting), 10)
+
+
+async def test_a_cancelled_receive_takes_no_message_with_it(pool):
+    """A message that arrives while its receiver is being cancelled goes to the next one."""
+    bound = SocketConfig(SocketType.PULL, "tcp://127.0.0.1:*", bind=True)
+    async with pool.socket(bound) as pull:
+        push = SocketConfig(SocketType.PUSH, pull.last_endpoint.decode())
+        for n in range(100):
+            receiving = asyncio.create_task(pull.recv())
+            await asyncio.sleep(0)
+            pool.push(push, b"%d" % n)
+            if n % 2:
+                await asyncio.sleep(0.001)
+            receiving.cancel()
+            (outcome,) = await asyncio.gather(receiving, return_exceptions=True)
+            if isinstance(outcome, asyncio.CancelledError):
+                outcome = await asyncio.wait_for(pull.recv(), 10)
+            assert b"%d" % n == outcome

@@ -1,0 +1,131 @@
+"""Publishing and pushing: nothing lost at the beginning, nothing reordered, and back-pressure."""
+
+import threading
+
+import pytest
+import zmq
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import NotSent
+from app.pools.zmq_pool import Publisher, SocketConfig, SocketType, ZMQPool
+
+
+@pytest.fixture
+def pool():
+    with ZMQPool(ZMQPoolSettings()) as pool:
+        yield pool
+
+
+@pytest.fixture
+def listen(pool):
+    """Binds a SUB or PULL outside the pool; returns it and its endpoint."""
+    sockets = []
+
+    def listen(kind):
+        socket = pool.context.socket(kind)
+        sockets.append(socket)
+        socket.linger, socket.rcvtimeo, socket.rcvhwm = 0, 10_000, 0
+        if kind == zmq.SUB:
+            socket.subscribe(b"")
+        socket.bind("tcp://127.0.0.1:*")
+        return socket, socket.last_endpoint.decode()
+
+    yield listen
+    for socket in sockets:
+        socket.close()
+
+
+def test_a_burst_right_after_the_first_connect_is_complete(pool, listen):
+    """Messages published before the subscription is there are kept, and arrive in order."""
+    sub, endpoint = listen(zmq.SUB)
+    config = SocketConfig(SocketType.PUB, endpoint, subscriber_wait=10)
+    for n in range(2000):
+        pool.publish(config, b"topic", b"%d" % n)
+    assert [[b"topic", b"%d" % n] for n in range(2000)] == [sub.recv_multipart() for _ in range(2000)]
+
+
+def test_without_a_subscriber_publishing_goes_on(pool, free_endpoint):
+    """When nobody subscribes in time, messages are dropped, as PUB does, and the queue empties."""
+    config = SocketConfig(SocketType.PUB, free_endpoint, bind=True, subscriber_wait=0.05)
+    for _ in range(100):
+        pool.publish(config, b"unheard")
+    with pool.socket(config):
+        pass
+    assert 0 == pool.get_stats()["pools"][config.label]["queued"]
+
+
+@pytest.mark.parametrize("kind", [SocketType.PUB, SocketType.PUSH])
+def test_each_threads_messages_keep_their_order(pool, listen, kind):
+    """Of what 8 threads send at once through one socket nothing is lost, and each one's order is kept."""
+    sink, endpoint = listen(zmq.SUB if kind is SocketType.PUB else zmq.PULL)
+    config = SocketConfig(kind, endpoint, subscriber_wait=10, options={"SNDHWM": 0})
+    send = pool.publish if kind is SocketType.PUB else pool.push
+
+    def run(name):
+        for n in range(1000):
+            send(config, b"%d" % name, b"%d" % n)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    seen = {}
+    for _ in range(8000):
+        name, n = sink.recv_multipart()
+        assert seen.get(name, -1) + 1 == int(n)
+        seen[name] = int(n)
+    for thread in threads:
+        thread.join()
+
+
+def test_what_is_pushed_before_a_worker_comes_is_kept(pool, free_endpoint):
+    """Messages without a peer wait in the queue until there is one."""
+    config = SocketConfig(SocketType.PUSH, free_endpoint)
+    for n in range(100):
+        pool.push(config, b"%d" % n)
+    with pool.socket(SocketConfig(SocketType.PULL, free_endpoint, bind=True, receive_timeout=10)) as pull:
+        assert [b"%d" % n for n in range(100)] == [pull.recv() for _ in range(100)]
+
+
+def test_a_full_queue_is_back_pressure(pool, free_endpoint):
+    """A push that finds the queue full waits, and is refused as safe to repeat."""
+    config = SocketConfig(SocketType.PUSH, free_endpoint, backlog=5, send_timeout=0.05, linger=0.01)
+    for _ in range(5):
+        pool.push(config, b"x")
+    with pytest.raises(NotSent, match="sending it again is safe"):
+        pool.push(config, b"x")
+    with pytest.raises(NotSent), pool.socket(config) as socket:
+        socket.send(b"y")
+    pool.stop(timeout=0.1)
+
+
+def test_a_lease_of_the_publishing_socket_excludes_the_others(pool, listen):
+    """While the one PUSH is leased, others' messages queue; they follow after the lease."""
+    pull, endpoint = listen(zmq.PULL)
+    config = SocketConfig(SocketType.PUSH, endpoint)
+    pool.push(config, b"before")
+    with pool.socket(config) as socket:
+        pool.push(config, b"after")
+        socket.send(b"during")
+    assert [b"before", b"during", b"after"] == [pull.recv() for _ in range(3)]
+
+
+async def test_a_publisher_sends_json_behind_its_topic(pool, listen):
+    """A Publisher's send makes a topic frame and a JSON frame, from a coroutine as well."""
+    sub, endpoint = listen(zmq.SUB)
+    publisher = Publisher(pool, SocketConfig(SocketType.PUB, endpoint, subscriber_wait=10))
+    publisher.send("news", {"n": 1})
+    publisher.send({"n": 2}, topic="news")
+    publisher.send({"n": 3})
+    assert [[b"news", b'{"n":1}'], [b"news", b'{"n":2}'], [b'{"n":3}']] == [sub.recv_multipart() for _ in range(3)]
+
+
+def test_stopping_delivers_what_is_queued(pool, listen):
+    """Messages accepted before the stop arrive after it."""
+    pull, endpoint = listen(zmq.PULL)
+    other = ZMQPool(ZMQPoolSettings())
+    for n in range(3000):
+        other.push(SocketConfig(SocketType.PUSH, endpoint), b"%d" % n)
+    stopping = threading.Thread(target=other.stop)
+    stopping.start()
+    assert [b"%d" % n for n in range(3000)] == [pull.recv() for _ in range(3000)]
+    stopping.join(10)
