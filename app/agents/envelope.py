@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from app.agents.errors import MessageError
-from app.pools.zmq_pool import ERROR_KEY
+from app.pools.zmq_pool.peers import ERROR_KEY
 
 
 def decode(body: bytes) -> dict[str, Any]:

@@ -85,13 +85,15 @@ async def run(
     members = [agent() if isinstance(agent, type) else agent for agent in agents]
     if not members:
         raise AgentError("no agents to run; give at least one Agent class")
+    own = modules_of(*map(type, members))
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
         if handle_signals:
             stack.enter_context(stop_on_signals(stop.set))
         lifecycle = Lifecycle(
             AgentContainer() if container is None else container,
-            modules=[*modules_of(*map(type, members)), *modules],
+            modules=[*own, *modules],
+            unchecked=_agents_in(own) - {base for member in members for base in type(member).__mro__},
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
         )
@@ -107,6 +109,12 @@ async def run(
         finally:
             await crew.stop()
     return crew.summary
+
+
+def _agents_in(modules: Iterable[ModuleType]) -> set[type]:
+    """Return the agent classes that ``modules`` hold: those that do not run here need nothing of the container."""
+    held = (member for module in modules for member in list(vars(module).values()))
+    return {member for member in held if isinstance(member, type) and issubclass(member, Agent)}
 
 
 class _Crew:

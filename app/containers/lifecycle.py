@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from types import ModuleType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from dependency_injector import providers
 
@@ -18,41 +18,73 @@ from app.containers import graph
 from app.containers.errors import LifecycleError, StartTimeoutError
 from app.containers.graph import AnyContainer, AnyProvider
 from app.containers.wiring import Wiring
+from app.pools import Pool
 
 T = TypeVar("T")
 
 
-class _Part:
-    """A provider whose object is started and stopped: a pool, or one of dependency-injector's resources."""
+class _PoolPart:
+    """A pool, which is made when it starts."""
 
-    def __init__(self, name: str, provider: AnyProvider) -> None:
+    def __init__(self, name: str, provider: Any) -> None:
         self.name = name
-        self.provider: Any = provider  # a Pooled or a Resource, which have more methods than a provider
+        self._provider = provider
+        self._pool: Pool | None = None  # stays so if making it failed: then there is nothing to stop
 
-    @property
-    def is_resource(self) -> bool:
-        return isinstance(self.provider, providers.BaseResource)
+    def start(self) -> None:
+        self._pool = self._provider()
+        self._pool.start()
 
-    def start(self) -> Any:
-        return self.provider.init() if self.is_resource else self.provider().start()
-
-    def stop(self, timeout: float) -> Any:
-        return self.provider.shutdown() if self.is_resource else self.provider().stop(timeout)
+    def stop(self, timeout: float) -> None:
+        if self._pool is not None:
+            self._pool.stop(timeout)
 
     async def start_async(self) -> None:
-        done = self.provider.init() if self.is_resource else self.provider().start_async()
+        self._pool = self._provider()
+        await self._pool.start_async()
+
+    async def stop_async(self, timeout: float) -> None:
+        if self._pool is not None:
+            await self._pool.stop_async(timeout)
+
+    def forget(self) -> None:
+        """Let the next start make a new pool."""
+        self._provider.reset()
+
+
+class _ResourcePart:
+    """One of dependency-injector's resources."""
+
+    def __init__(self, name: str, provider: Any) -> None:
+        self.name = name
+        self._provider = provider
+
+    def start(self) -> None:
+        if inspect.isawaitable(self._provider.init()):
+            raise LifecycleError(f"{self.name} starts asynchronously; use `async with Lifecycle(...)`")
+
+    def stop(self, timeout: float) -> None:
+        self._provider.shutdown()
+
+    async def start_async(self) -> None:
+        done = self._provider.init()
         if inspect.isawaitable(done):
             await done
 
     async def stop_async(self, timeout: float) -> None:
-        done = self.provider.shutdown() if self.is_resource else self.provider().stop_async(timeout)
+        done = self._provider.shutdown()
         if inspect.isawaitable(done):
             await done
 
     def forget(self) -> None:
-        """Let the next start make a new object."""
-        if not self.is_resource:
-            self.provider.reset()
+        """A resource forgets its object when it shuts down."""
+
+
+_Part: TypeAlias = _PoolPart | _ResourcePart
+
+
+def _part(name: str, provider: AnyProvider) -> _Part:
+    return _ResourcePart(name, provider) if isinstance(provider, providers.BaseResource) else _PoolPart(name, provider)
 
 
 class Lifecycle:
@@ -69,6 +101,7 @@ class Lifecycle:
     Args:
         container: an instance of a container.
         modules: the modules whose ``@inject`` functions the container serves.
+        unchecked: classes and functions in them whose markers the container need not have.
         start_timeout: seconds for each part to start.
         stop_timeout: seconds for all parts to stop.
 
@@ -84,11 +117,12 @@ class Lifecycle:
         container: AnyContainer,
         *,
         modules: Iterable[ModuleType] = (),
+        unchecked: Iterable[Any] = (),
         start_timeout: float = 30.0,
         stop_timeout: float = 10.0,
     ) -> None:
         self.container = container
-        self._wiring = Wiring(container, modules)
+        self._wiring = Wiring(container, modules, unchecked)
         self.start_timeout = start_timeout
         self.stop_timeout = stop_timeout
         self.report: dict[str, float] = {}
@@ -125,9 +159,7 @@ class Lifecycle:
 
     def _timed(self, part: _Part) -> None:
         began = time.perf_counter()
-        done = part.start()
-        if inspect.isawaitable(done):
-            raise LifecycleError(f"{part.name} starts asynchronously; use `async with Lifecycle(...)`")
+        part.start()
         self.report[part.name] = time.perf_counter() - began
 
     def __exit__(
@@ -211,7 +243,7 @@ class Lifecycle:
         self.report = {}
         try:
             self._wiring.connect()
-            return [[_Part(*part) for part in wave] for wave in graph.start_order(self.container)]
+            return [[_part(*part) for part in wave] for wave in graph.start_order(self.container)]
         except BaseException:
             self._finish()
             raise

@@ -16,7 +16,6 @@ Every further key of such a table is an option of the configuration class behind
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -24,13 +23,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
-from app.pools.core.settings import HTTPPoolSettings, SQLPoolSettings, ZMQPoolSettings, config_file
+from app.pools.core.settings import HTTPPoolSettings, SQLPoolSettings, ZMQPoolSettings, config_file, read_config_file
 from app.pools.errors import ConfigError
 from app.pools.http_pool import HTTPConfig
 from app.pools.sql_pool import DatabaseConfig
@@ -72,7 +71,9 @@ class Resources(BaseSettings):
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
-        except (SettingsError, tomllib.TOMLDecodeError, ValueError) as error:
+        except ConfigError:
+            raise
+        except (SettingsError, ValueError) as error:
             raise ConfigError(f"the named resources cannot be read: {error}") from None
         self._refuse_unknown_tables()
 
@@ -86,24 +87,17 @@ class Resources(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put ``poolwire.toml`` below the environment and ``.env``."""
-        return (
-            init_settings,
-            env_settings,
-            dotenv_settings,
-            TomlConfigSettingsSource(settings_cls, toml_file=config_file()),
-        )
+        named = {kind: table for kind, table in read_config_file().items() if kind in cls.kinds}
+        return init_settings, env_settings, dotenv_settings, InitSettingsSource(settings_cls, init_kwargs=named)
 
     def _refuse_unknown_tables(self) -> None:
-        file = config_file()
-        if not file.is_file():
-            return
         pools = (ZMQPoolSettings.table, SQLPoolSettings.table, HTTPPoolSettings.table)
         known = [*self.kinds, *pools]
-        for table in tomllib.loads(file.read_text(encoding="utf-8")):
+        for table in read_config_file():
             if table not in known:
                 near = get_close_matches(table, known, n=1)
                 hint = f"did you mean [{near[0]}]?" if near else f"known are {', '.join(known)}"
-                raise ConfigError(f"{file}: [{table}] is not a table of poolwire; {hint}")
+                raise ConfigError(f"{config_file()}: [{table}] is not a table of poolwire; {hint}")
 
     def config(self, kind: str, name: str) -> Any:
         """Return the configuration object of one resource.
@@ -140,21 +134,13 @@ def _peer(fields: dict[str, Any]) -> SocketConfig:
 
 
 def _publisher(fields: dict[str, Any]) -> SocketConfig:
-    kind = _socket_type(fields.pop("type", "PUB"))
-    bind = fields.pop("bind", kind is SocketType.PUB)
+    kind = fields.pop("type", "PUB")
+    bind = fields.pop("bind", kind == "PUB")
     return SocketConfig(kind, fields.pop("endpoint"), bind=bind, **fields)
 
 
 def _socket(fields: dict[str, Any]) -> SocketConfig:
-    return SocketConfig(_socket_type(fields.pop("type")), fields.pop("endpoint"), **fields)
-
-
-def _socket_type(name: str) -> SocketType:
-    try:
-        return SocketType[name.upper()]
-    except KeyError:
-        allowed = ", ".join(SocketType.__members__)
-        raise ValueError(f"type={name!r} is not a socket type; allowed are {allowed}") from None
+    return SocketConfig(fields.pop("type"), fields.pop("endpoint"), **fields)
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -7,9 +7,9 @@ is an empty SQLite database in memory, unless the test says what it is.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import ModuleType, TracebackType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
 from dependency_injector import providers
@@ -17,7 +17,7 @@ from dependency_injector import providers
 from app.containers.container import AgentContainer
 from app.containers.errors import ContainerError
 from app.containers.graph import AnyContainer
-from app.containers.lifecycle import Lifecycle
+from app.containers.lifecycle import Lifecycle, modules_of
 from app.containers.providers import Named
 from app.containers.resources import Resources
 from app.containers.wiring import marker_names
@@ -69,7 +69,8 @@ class agent_container:
     endpoints, unless given here. Nothing is read from ``poolwire.toml`` or the environment.
 
     Args:
-        modules: the modules with the ``@inject`` functions under test.
+        members: the agent classes or functions under test; the modules in which they are written are wired.
+        modules: further modules with ``@inject`` functions.
         container_class: the container, if it is a subclass with providers of your own.
         overrides: replacements as for ``override``, put in place before the container starts.
         databases, apis, peers, publishers, sockets: named resources as for ``Resources``.
@@ -84,14 +85,15 @@ class agent_container:
 
     def __init__(
         self,
-        *,
+        *members: Callable[..., Any] | type,
         modules: Iterable[ModuleType] = (),
         container_class: type[AgentContainer] = AgentContainer,
         overrides: Mapping[str, object] | None = None,
         stop_timeout: float = 2.0,
         **resources: Mapping[str, Any],
     ) -> None:
-        modules = list(modules)
+        own = modules_of(*members)
+        modules = [*own, *modules]
         given = {kind: dict(resources.pop(kind, {})) for kind in Resources.kinds}
         if resources:
             raise TypeError(f"agent_container() has no resources {sorted(resources)}; it takes {Resources.kinds}")
@@ -99,7 +101,9 @@ class agent_container:
             given[kind].setdefault(name, _in_process(kind, name))
         self.container: Any = container_class(resources=providers.Object(_without_environment(given)))
         self._overrides = override(self.container, overrides)
-        self._lifecycle = Lifecycle(self.container, modules=modules, stop_timeout=stop_timeout)
+        self._lifecycle = Lifecycle(
+            self.container, modules=modules, unchecked=_beside(members, own), stop_timeout=stop_timeout
+        )
 
     def __enter__(self) -> Any:
         with ExitStack() as stack:
@@ -134,14 +138,21 @@ def _named(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
             yield kind, rest.partition(".")[0]
 
 
+def _beside(members: Iterable[Any], modules: Iterable[ModuleType]) -> list[Any]:
+    """Return what ``modules`` hold beside ``members``, which a test of those need not configure."""
+    tested = {base for member in members for base in (member.__mro__ if isinstance(member, type) else (member,))}
+    held = (value for module in modules for value in list(vars(module).values()))
+    return [value for value in held if isinstance(value, (type, FunctionType)) and value not in tested]
+
+
 def _in_process(kind: str, name: str) -> Any:
     unique = f"{name}-{uuid.uuid4().hex}"
     if kind == "databases":
-        return get_sqlite_config(f":memory:{unique}")
+        return get_sqlite_config(":memory:", application_name=unique)
     if kind == "peers":
         return SocketConfig(SocketType.REQ, f"inproc://{unique}")
     return SocketConfig(SocketType.PUB, f"inproc://{unique}", bind=True)
 
 
 def _without_environment(given: dict[str, dict[str, Any]]) -> Resources:
-    return Resources.model_construct(**given)
+    return Resources.model_construct(_fields_set=None, **given)

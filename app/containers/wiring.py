@@ -26,11 +26,20 @@ class Wiring:
     Args:
         container: an instance of a container.
         modules: modules whose functions, methods and inherited methods are wired.
+        unchecked: classes and functions in them whose markers the container need not have, such as agents that
+            another process runs; a call of one says what is missing.
     """
 
-    def __init__(self, container: AnyContainer, modules: Iterable[types.ModuleType]) -> None:
+    def __init__(
+        self, container: AnyContainer, modules: Iterable[types.ModuleType], unchecked: Iterable[Any] = ()
+    ) -> None:
         self._container = container
         self._modules = list(modules)
+        self._unchecked = {
+            function
+            for member in unchecked
+            for function in map(_function, vars(member).values() if isinstance(member, type) else [member])
+        }
         self._bound: list[Callable[..., Any]] = []
         self._attributes: list[wiring.PatchedAttribute] = []
 
@@ -47,11 +56,12 @@ class Wiring:
             for function in _registered(module):
                 wiring._bind_injections(function, providers)
                 self._bound.append(function)
-                complaints += self._unresolved(function)
+                if function not in self._unchecked:
+                    complaints += self._unresolved(function)
             for owner, name, marker in _marker_attributes(module):
                 wiring._patch_attribute(owner, name, marker, providers)
                 self._attributes.append(wiring.PatchedAttribute(owner, name, marker))
-            complaints += [f"{place} has markers but no decorator; add @inject" for place in _undecorated(module)]
+            complaints += [f"{place} has markers but no decorator; add @inject" for place in self._undecorated(module)]
         if complaints:
             self.disconnect()
             raise UnresolvedMarkersError(list(dict.fromkeys(complaints)))
@@ -75,6 +85,13 @@ class Wiring:
             place = f"{function.__module__}.{function.__qualname__}, parameter {parameter!r}"
             yield f"{place}: the container has no {wanted!r}; {hint}"
 
+    def _undecorated(self, module: types.ModuleType) -> Iterator[str]:
+        for function in _functions(module):
+            if function.__module__ != module.__name__ or function in self._unchecked:
+                continue
+            if not hasattr(function, "__wrapped__") and any(map(wiring._is_marker, _hints(function))):
+                yield f"{function.__module__}.{function.__qualname__}"
+
 
 def marker_names(modules: Iterable[types.ModuleType]) -> set[str]:
     """Return the names that the markers of the decorated functions in ``modules`` ask for."""
@@ -94,11 +111,16 @@ def _members(module: types.ModuleType) -> Iterator[Any]:
                 yield from list(vars(base).values())
 
 
-def _functions(module: types.ModuleType) -> Iterator[Any]:
+def _functions(module: types.ModuleType) -> Iterator[types.FunctionType]:
     for member in _members(module):
-        function = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
-        if isinstance(function, types.FunctionType):
+        function = _function(member)
+        if function is not None:
             yield function
+
+
+def _function(member: Any) -> types.FunctionType | None:
+    inner = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
+    return inner if isinstance(inner, types.FunctionType) else None
 
 
 def _registered(module: types.ModuleType) -> list[Callable[..., Any]]:
@@ -108,18 +130,14 @@ def _registered(module: types.ModuleType) -> list[Callable[..., Any]]:
     return list(dict.fromkeys([*held, *registry.get_callables_from_module(module)]))
 
 
-def _undecorated(module: types.ModuleType) -> Iterator[str]:
-    for function in _functions(module):
-        if function.__module__ == module.__name__ and not hasattr(function, "__wrapped__"):
-            defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-            annotated = [
-                extra
-                for annotation in function.__annotations__.values()
-                if get_origin(annotation) is Annotated
-                for extra in get_args(annotation)[1:]
-            ]
-            if any(map(wiring._is_marker, [*defaults, *annotated])):
-                yield f"{function.__module__}.{function.__qualname__}"
+def _hints(function: types.FunctionType) -> Iterator[Any]:
+    """Return what may be a marker in the signature: defaults, and the extras of `Annotated`."""
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    annotations: dict[str, Any] = function.__annotations__
+    for annotation in annotations.values():
+        if get_origin(annotation) is Annotated:
+            yield from get_args(annotation)[1:]
 
 
 def _marker_attributes(module: types.ModuleType) -> Iterator[tuple[Any, str, Any]]:

@@ -4,6 +4,8 @@ import ast
 import asyncio
 import inspect
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +35,9 @@ def blocks(page: Path) -> Iterator[tuple[int, str]]:
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python block of a page runs without an error, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": f"documentation_of_{page.stem.replace('-', '_')}"}
+    module = types.ModuleType(f"documentation_of_{page.stem.replace('-', '_')}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # a page's classes are found by their module
+    namespace = vars(module)
     for line, source in blocks(page):
         code = compile(
             "\n" * (line - 1) + source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
@@ -42,9 +46,6 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
             asyncio.run(_awaited(code, namespace))
         else:
             exec(code, namespace)
-    cleanup = namespace.get("cleanup")
-    if callable(cleanup):
-        cleanup()
 
 
 async def _awaited(code: object, namespace: dict[str, object]) -> None:

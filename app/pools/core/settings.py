@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from app.pools.core.redaction import redact_mapping
@@ -27,6 +28,23 @@ CONFIG_FILE_VARIABLE = "POOLWIRE_CONFIG"
 def config_file() -> Path:
     """Return the configuration file: what ``POOLWIRE_CONFIG`` names, else ``poolwire.toml`` in the folder."""
     return Path(os.environ.get(CONFIG_FILE_VARIABLE, "poolwire.toml"))
+
+
+def read_config_file() -> dict[str, Any]:
+    """Return the tables of the configuration file; none if there is no such file.
+
+    Raises:
+        ConfigError: ``POOLWIRE_CONFIG`` names a file that is not there, or the file cannot be read as TOML.
+    """
+    file = config_file()
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if CONFIG_FILE_VARIABLE in os.environ:
+            raise ConfigError(f"{CONFIG_FILE_VARIABLE}={file}: there is no such file; correct or unset it") from None
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
 
 
 class PoolSettings(BaseSettings):
@@ -58,8 +76,8 @@ class PoolSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put ``[table]`` of ``poolwire.toml`` below the environment and ``.env``."""
-        toml = TomlConfigSettingsSource(settings_cls, toml_file=config_file(), toml_table_header=(cls.table,))
-        return init_settings, env_settings, dotenv_settings, toml
+        table = InitSettingsSource(settings_cls, init_kwargs=read_config_file().get(cls.table, {}))
+        return init_settings, env_settings, dotenv_settings, table
 
     @classmethod
     def _explain(cls, error: ValidationError) -> str:
