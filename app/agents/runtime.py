@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -41,12 +42,14 @@ class Summary:
         failed: requests and messages that raised one, by agent name.
         drained: how many were in flight when the stop began and ended in time, by agent name.
         cancelled: how many did not, by agent name.
+        signal: the signal that stopped the run, if one did.
     """
 
     handled: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     drained: dict[str, int] = field(default_factory=dict)
     cancelled: dict[str, int] = field(default_factory=dict)
+    signal: signal.Signals | None = None
 
 
 async def run(
@@ -88,8 +91,6 @@ async def run(
     own = modules_of(*map(type, members))
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
-        if handle_signals:
-            stack.enter_context(stop_on_signals(stop.set))
         lifecycle = Lifecycle(
             AgentContainer() if container is None else container,
             modules=[*own, *modules],
@@ -98,6 +99,13 @@ async def run(
             stop_timeout=stop_timeout,
         )
         crew = _Crew(members, lifecycle.container, start_timeout, drain_timeout)
+
+        def on_signal(number: signal.Signals) -> None:
+            crew.summary.signal = number
+            stop.set()
+
+        if handle_signals:
+            stack.enter_context(stop_on_signals(on_signal))
         # The whole start gives way to a stop: a signal during a slow connect must not wait for it.
         if not await _unless(stop, stack.enter_async_context(lifecycle)):
             return crew.summary

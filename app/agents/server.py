@@ -66,6 +66,7 @@ class AgentServer:
         self._listening = asyncio.Event()
         self._threads = ThreadPoolExecutor(agent.concurrency, thread_name_prefix=agent.name)
         self._handle = self._hook("on_request" if self._answers else "on_message") if self._config else None
+        self._wants_topic = _takes_topic(agent)
 
     @property
     def in_flight(self) -> int:
@@ -238,7 +239,7 @@ class AgentServer:
         topic = frames[0].decode(errors="replace") if len(frames) > 1 else ""
         try:
             message = envelope.decode(frames[-1])
-            if _wants_topic(self.agent):
+            if self._wants_topic:
                 await self._handle(message, topic=topic)
             else:
                 await self._handle(message)
@@ -273,5 +274,5 @@ def _check(agent: Agent, config: SocketConfig | None) -> None:
         raise AgentDefinitionError(f"{kind} receives on {config.socket_type.name}, so it needs {hook}(self, message)")
 
 
-def _wants_topic(agent: Any) -> bool:
-    return "topic" in inspect.signature(agent.on_message).parameters
+def _takes_topic(agent: Any) -> bool:
+    return hasattr(agent, "on_message") and "topic" in inspect.signature(agent.on_message).parameters

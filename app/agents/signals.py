@@ -15,14 +15,14 @@ _HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
     """Call ``stop`` at the first signal, in the running loop; exit with 128 + its number at the second.
 
     Args:
-        stop: called in the event loop, so it may touch what belongs to the loop.
+        stop: takes the signal; called in the event loop, so it may touch what belongs to the loop.
     """
     loop = asyncio.get_running_loop()
-    received: list[int] = []
+    received: list[signal.Signals] = []
 
     def on_signal(number: signal.Signals) -> None:
         if received:
@@ -30,7 +30,7 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
             os._exit(128 + number)
         received.append(number)
         log.info("%s: stopping; once more to end at once", number.name)
-        stop()
+        stop(number)
 
     for number in _HANDLED:
         loop.add_signal_handler(number, on_signal, number)

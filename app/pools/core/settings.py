@@ -15,7 +15,6 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from app.pools.core.redaction import redact_mapping
 from app.pools.errors import ConfigError
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -85,8 +84,7 @@ class PoolSettings(BaseSettings):
         complaints = []
         for detail in error.errors():
             name = str(detail["loc"][0]) if detail["loc"] else cls.__name__
-            shown = redact_mapping({name: detail["input"]})[name]
-            complaints.append(f"{prefix}{name.upper()}={shown!r}: {detail['msg']}")
+            complaints.append(f"{prefix}{name.upper()}={detail['input']!r}: {detail['msg']}")
         allowed = f"Set it in the environment, .env or [{cls.table}] of {config_file()}"
         return f"{'; '.join(complaints)}. {allowed}"
 

@@ -1,0 +1,232 @@
+"""``AgentContainer`` with its real pools: what an agent's method receives."""
+
+import asyncio
+import random
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dependency_injector import providers
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from app.containers import AgentContainer, Lifecycle, Provide, Resources, inject
+from app.pools.errors import ConfigError
+from app.pools.http_pool import HTTPClient
+from app.pools.sql_pool import Database, get_sqlite_config
+from app.pools.zmq_pool import Peer, Publisher
+
+CALLS = 50
+
+
+@inject
+def record(caller: int, together: threading.Barrier, db: Connection = Provide["databases.main"]) -> int:
+    """Write a row and stay inside until as many calls as there are connections are inside."""
+    db.execute(text("INSERT INTO calls VALUES (:caller)"), {"caller": caller})
+    if caller % 5 == 0:
+        raise ZeroDivisionError(caller)
+    db.commit()
+    return id(db.connection.dbapi_connection)
+
+
+@inject
+def meet(together: threading.Barrier, seen: set[int], db: Connection = Provide["databases.main"]) -> None:
+    seen.add(id(db.connection.dbapi_connection))
+    together.wait(30)
+
+
+@inject
+async def record_async(caller: int, db: AsyncConnection = Provide["databases.main"]) -> None:
+    await db.execute(text("INSERT INTO calls VALUES (:caller)"), {"caller": caller})
+    await asyncio.sleep(random.random() / 100)
+    if caller % 5 == 0:
+        raise ZeroDivisionError(caller)
+    await db.commit()
+
+
+@inject
+async def meet_async(seen: list[Any], all_here: asyncio.Event, db: AsyncConnection = Provide["databases.main"]) -> None:
+    raw = await db.get_raw_connection()
+    seen.append(raw.driver_connection)
+    if CALLS == len(seen):
+        all_here.set()
+    await asyncio.wait_for(all_here.wait(), 30)
+
+
+@inject
+def everything(
+    connection: Connection = Provide["databases.main"],
+    session: Session = Provide["databases.main.session"],
+    handle: Database = Provide["databases.main.handle"],
+    api: HTTPClient = Provide["apis.web"],
+    peer: Peer = Provide["peers.scribe"],
+    publisher: Publisher = Provide["publishers.events"],
+) -> list[type]:
+    return [type(value) for value in (connection, session, handle, api, peer, publisher)]
+
+
+@inject
+async def everything_async(
+    connection: AsyncConnection = Provide["databases.main"],
+    session: AsyncSession = Provide["databases.main.session"],
+    handle: Database = Provide["databases.main.handle"],
+) -> list[type]:
+    return [type(value) for value in (connection, session, handle)]
+
+
+@inject
+def move(fail: bool, db: Connection = Provide["databases.main.transaction"]) -> None:
+    db.execute(text("INSERT INTO calls VALUES (1000)"))
+    if fail:
+        raise ZeroDivisionError
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("SQL_POOL_MAX_CONNECTIONS", str(CALLS))
+    resources = Resources(
+        databases={"main": get_sqlite_config(tmp_path / "main.db")},
+        apis={"web": {"base_url": "http://127.0.0.1:9"}},
+        peers={"scribe": {"endpoint": "inproc://scribe"}},
+        publishers={"events": {"endpoint": "inproc://events"}},
+    )
+    return AgentContainer(resources=providers.Object(resources))
+
+
+def rows(container: Any) -> int:
+    count: int = container.databases.main.handle().execute_query("SELECT count(*) FROM calls")[0][0]
+    return count
+
+
+def active(container: Any) -> int:
+    count: int = container.sql_pool().get_stats()["metrics"]["active_connections"]
+    return count
+
+
+def create_table(container: Any) -> None:
+    container.databases.main.handle().execute_query("CREATE TABLE calls (caller INTEGER)")
+
+
+def in_threads(target: Any, arguments: list[tuple[Any, ...]]) -> list[BaseException]:
+    """Call ``target`` in one thread for each of ``arguments``, and return what was raised."""
+    raised: list[BaseException] = []
+
+    def call(*args: Any) -> None:
+        try:
+            target(*args)
+        except BaseException as error:  # noqa: BLE001 - returned to the main thread
+            raised.append(error)
+
+    threads = [threading.Thread(target=call, args=args) for args in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return raised
+
+
+def test_fifty_threads_each_get_their_own_connection(container: Any) -> None:
+    """Fifty calls that are all inside at once hold fifty connections, and give all of them back."""
+    together, seen = threading.Barrier(CALLS), set[int]()
+    with Lifecycle(container, modules=[sys.modules[__name__]]):
+        raised = in_threads(meet, [(together, seen)] * CALLS)
+        assert 0 == active(container)
+
+    assert [] == raised
+    assert CALLS == len(seen)
+
+
+async def test_fifty_tasks_each_get_their_own_connection(container: Any) -> None:
+    """Fifty coroutines that are all inside at once hold fifty connections, and give all of them back."""
+    seen: list[Any] = []
+    async with Lifecycle(container, modules=[sys.modules[__name__]]):
+        all_here = asyncio.Event()
+        await asyncio.gather(*(meet_async(seen, all_here) for _ in range(CALLS)))
+        assert 0 == active(container)
+
+    assert CALLS == len({id(connection) for connection in seen})
+
+
+def test_failed_calls_are_rolled_back_and_give_their_connection_back(container: Any) -> None:
+    """Of fifty calls in threads, those that raise leave no row behind and no connection out."""
+    with Lifecycle(container, modules=[sys.modules[__name__]]):
+        create_table(container)
+        raised = in_threads(record, [(caller, None) for caller in range(CALLS)])
+        assert 0 == active(container)
+        assert CALLS - CALLS // 5 == rows(container)
+
+    assert {ZeroDivisionError} == {type(error) for error in raised}
+    assert CALLS // 5 == len(raised)
+
+
+async def test_cancelled_and_failed_coroutines_leave_nothing_checked_out(container: Any) -> None:
+    """Of 200 coroutines, half are cancelled at random points; committed rows alone remain."""
+    async with Lifecycle(container, modules=[sys.modules[__name__]]):
+        create_table(container)
+        tasks = [asyncio.create_task(record_async(caller)) for caller in range(200)]
+        for task in random.sample(tasks, 100):
+            await asyncio.sleep(random.random() / 500)
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        done = sum(result is None for result in results)
+        assert 0 == active(container)
+        assert done <= rows(container)  # a cancellation after the commit cannot undo it
+        assert rows(container) <= done + sum(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+def test_each_name_gives_what_its_kind_says(container: Any) -> None:
+    """Connections and sessions are synchronous in a function."""
+    with Lifecycle(container, modules=[sys.modules[__name__]]):
+        assert [Connection, Session, Database, HTTPClient, Peer, Publisher] == everything()
+
+
+async def test_the_same_names_give_asynchronous_connections_to_a_coroutine(container: Any) -> None:
+    """Connections and sessions are asynchronous in a coroutine, from the same providers."""
+    async with Lifecycle(container, modules=[sys.modules[__name__]]):
+        assert [AsyncConnection, AsyncSession, Database] == await everything_async()
+
+
+def test_a_transaction_commits_at_the_end_of_the_call_or_not_at_all(container: Any) -> None:
+    """The call is the transaction: it commits when the call returns and rolls back when it raises."""
+    with Lifecycle(container, modules=[sys.modules[__name__]]):
+        create_table(container)
+        move(fail=False)
+        with pytest.raises(ZeroDivisionError):
+            move(fail=True)
+
+        assert 1 == rows(container)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "complaint"),
+    [
+        ("databases", {}, r"\[databases.broken\] has no 'url'"),
+        ("databases", {"url": "sqlite:///x.db", "pasword": "canary"}, r"\[databases.broken\].*pasword"),
+        ("apis", {"base_url": "not a url"}, r"\[apis.broken\]"),
+        ("peers", {"endpoint": "tcp//127.0.0.1"}, r"\[peers.broken\].*tcp//127.0.0.1"),
+        ("sockets", {"type": "REPLY", "endpoint": "inproc://x"}, r"\[sockets.broken\].*REPLY"),
+    ],
+)
+def test_a_wrong_resource_is_refused_with_its_table(kind: str, values: dict[str, str], complaint: str) -> None:
+    """The error names the table and the option, and shows no secret."""
+    resources = Resources(**{kind: {"broken": values}})
+
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        resources.config(kind, "broken")
+    assert "canary" not in str(caught.value)
+
+
+def test_resources_come_from_the_environment_above_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable overrides the same key of the file, and leaves the file's other names alone."""
+    (tmp_path / "poolwire.toml").write_text(
+        '[databases.one]\nurl = "sqlite:///one.db"\n[databases.two]\nurl = "sqlite:///two.db"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POOLWIRE_DATABASES__TWO__URL", "sqlite:///other.db")
+    container: Any = AgentContainer()
+
+    assert str(tmp_path / "one.db") == container.databases.one.config.database
+    assert str(tmp_path / "other.db") == container.databases.two.config.database
