@@ -1,0 +1,661 @@
+"""Reading one file: from its syntax tree to its facts."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from app.migration.facts import Call, ClassFacts, FileFacts
+from app.migration.libraries import CONSTRUCTORS, LIBRARIES, TERMINALS, canonical
+from app.migration.names import Scope, dotted, instances_of, is_library, symbols_of
+
+_WATCHED = frozenset({
+    "aclose", "bind", "bind_to_random_port", "clear", "close", "closeall", "connect", "destroy", "detach",
+    "disconnect", "dispose", "drain", "listen", "shutdown", "subscribe", "term", "terminate", "wait_closed",
+})  # fmt: skip
+_KEEPERS = frozenset({"add", "append", "appendleft", "insert", "put", "put_nowait", "register", "setdefault", "update"})
+_CALLED_LATER = frozenset({
+    "callback", "push", "push_async_callback", "addCleanup", "addfinalizer", "register", "finalize",
+})  # fmt: skip
+_RUNNERS = frozenset({"to_thread", "run_in_executor", "submit", "run_sync", "run_in_threadpool", "map", "starmap"})
+_SET_UP = re.compile(
+    r"_*(?:init|initiali[sz]e|set_?up|bootstrap|configure|prepare|start|startup|on_start|lifespan)(?:_[a-z0-9_]+)?"
+    r"|_*(?:a?main|run|serve|listen|connect|reconnect|open|worker|loop|daemon)"
+    r"(?:_(?:zmq|sockets?|contexts?|connections?|agent|server|service|broker|proxy|loop|forever|thread|in_thread))?"
+    r"|_*create_(?:zmq_)?(?:sockets?|contexts?|connections?)"
+    r"|[a-z0-9_]+_(?:loop|thread|worker|forever|daemon|main|listener|receiver|subscriber)",
+    re.IGNORECASE,
+)
+_PASSES = (ast.Constant, ast.Name, ast.Pass, ast.Break, ast.Continue)
+
+
+@dataclass(slots=True)
+class _Use:
+    """A watched method called on a variable."""
+
+    method: str
+    line: int
+    guarded: bool
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A function while it is read."""
+
+    scope: Scope
+    is_init: bool = False
+    loops: int = 0
+    loop_text: str = ""
+    finallies: int = 0
+    whiles: list[int] = field(default_factory=list)
+    uses: dict[str, list[_Use]] = field(default_factory=dict)
+    kept: dict[str, tuple[str, str]] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Callers:
+    """Who runs a function: the functions that call it, and whether one does so in a loop."""
+
+    names: set[str] = field(default_factory=set)
+    looped: bool = False
+    thread: bool = False
+
+
+class Reader:
+    """Walks one tree, statements before the bodies of the functions among them, so that names are bound first."""
+
+    def __init__(self, tree: ast.Module, source: str) -> None:
+        self._lines = source.split("\n")
+        self.facts = FileFacts()
+        self._module = Scope("module", "", None)
+        self._frame = _Frame(self._module)
+        self._frames = [self._frame]
+        self._later: list[tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, Scope, bool]] = []
+        self._callers: dict[str, _Callers] = {}
+        self._handlers: dict[type[ast.AST], Callable[..., None]] = {
+            ast.FunctionDef: self._function, ast.AsyncFunctionDef: self._function, ast.ClassDef: self._class,
+            ast.Import: self._import, ast.ImportFrom: self._import_from, ast.Assign: self._assign,
+            ast.AnnAssign: self._annotated, ast.AugAssign: self._augmented, ast.For: self._for,
+            ast.AsyncFor: self._for, ast.While: self._while, ast.With: self._with, ast.AsyncWith: self._with,
+            ast.Try: self._try, ast.Return: self._return, ast.Expr: self._expression, ast.Global: self._global,
+            ast.If: self._if, ast.Call: self._call, ast.Lambda: self._lambda, ast.NamedExpr: self._walrus,
+            ast.ListComp: self._comprehension, ast.SetComp: self._comprehension, ast.DictComp: self._comprehension,
+            ast.GeneratorExp: self._comprehension, ast.Yield: self._yield, ast.Await: self._await,
+            ast.Attribute: self._attribute, ast.ExceptHandler: self._handler,
+        }  # fmt: skip
+        if hasattr(ast, "TryStar"):
+            self._handlers[ast.TryStar] = self._try
+        self._statements(tree.body)
+        while self._later:
+            node, scope, is_init = self._later.pop()
+            self._body(node, scope, is_init)
+        self._finish()
+        self._handlers.clear()  # they refer back to this object, which would then wait for the garbage collector
+
+    # Statements
+
+    def _statements(self, body: Sequence[ast.AST]) -> None:
+        handlers = self._handlers
+        for node in body:
+            handler = handlers.get(node.__class__)
+            if handler is not None:
+                handler(node)
+            elif not isinstance(node, _PASSES):
+                self._children(node)
+
+    def _visit(self, node: ast.AST | None) -> None:
+        kind = node.__class__
+        if kind is ast.Name or kind is ast.Constant or node is None:
+            return
+        handler = self._handlers.get(kind)  # type: ignore[arg-type]
+        if handler is not None:
+            handler(node)
+        else:
+            self._children(node)
+
+    def _children(self, node: ast.AST) -> None:
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value.__class__ is list:
+                for item in value:
+                    if isinstance(item, ast.AST):
+                        self._visit(item)
+            elif isinstance(value, ast.AST):
+                self._visit(value)
+
+    def _attribute(self, node: ast.Attribute) -> None:
+        value: ast.expr = node.value
+        while value.__class__ is ast.Attribute:
+            value = value.value
+        self._visit(value)
+
+    def _expression(self, node: ast.Expr) -> None:
+        self._visit(node.value)
+
+    def _await(self, node: ast.Await) -> None:
+        self._visit(node.value)
+
+    def _if(self, node: ast.If) -> None:
+        self._visit(node.test)
+        if dotted(node.test).endswith("TYPE_CHECKING"):
+            return self._statements([child for child in node.body if isinstance(child, (ast.Import, ast.ImportFrom))])
+        self._statements(node.body)
+        return self._statements(node.orelse)
+
+    def _import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            if alias.asname:
+                self._frame.scope.bind(alias.asname, [alias.name])
+            else:
+                top = alias.name.partition(".")[0]
+                self._frame.scope.bind(top, [top])
+
+    def _import_from(self, node: ast.ImportFrom) -> None:
+        dots = "." * node.level
+        module = dots + (node.module or "")
+        for alias in node.names:
+            if alias.name == "*":
+                self.facts.stars.append(module)
+            else:
+                path = f"{module}{alias.name}" if not node.module else f"{module}.{alias.name}"
+                self._frame.scope.bind(alias.asname or alias.name, [path])
+
+    def _global(self, node: ast.Global) -> None:
+        self._frame.scope.shared.update(node.names)
+
+    def _class(self, node: ast.ClassDef) -> None:
+        outer = self._frame.scope
+        name = f"{outer.name}.{node.name}" if outer.name else node.name
+        self._statements(node.decorator_list)
+        bases = [symbol for base in node.bases for symbol in symbols_of(base, outer)]
+        for keyword in node.keywords:
+            self._visit(keyword.value)
+        facts = self.facts.classes.setdefault(name, ClassFacts())
+        facts.bases.extend(base for base in bases if base not in facts.bases)
+        outer.bind(node.name, [f":{name}"])
+        scope = Scope("class", name, outer)
+        previous, self._frame.scope = self._frame.scope, scope
+        self._statements(node.body)
+        self._frame.scope = previous
+        for attribute, symbols in scope.bound.items():
+            known = facts.attributes.setdefault(attribute, [])
+            known.extend(symbol for symbol in symbols if symbol != f":{name}.{attribute}" and symbol not in known)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        outer = self._frame.scope
+        name = f"{outer.name}.{node.name}" if outer.name else node.name
+        self._statements(node.decorator_list)
+        arguments = node.args
+        for default in (*arguments.defaults, *arguments.kw_defaults):
+            self._visit(default)
+        owner = outer.name if outer.kind == "class" else outer.owner
+        scope = Scope("function", name, outer, owner)
+        self._parameters(node, scope, is_method=outer.kind == "class")
+        if outer.kind == "class":
+            self.facts.classes[outer.name].methods.setdefault(node.name, [])
+        else:
+            self.facts.functions.setdefault(name, [])
+        outer.bind(node.name, [f":{name}"])
+        is_init = outer.kind == "class" and node.name in ("__init__", "__new__", "__post_init__")
+        self._later.append((node, scope, is_init))
+
+    def _parameters(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope, *, is_method: bool) -> None:
+        arguments = node.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        outer = self._frame.scope
+        defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+        pairs = [
+            *zip(positional, defaults, strict=False),
+            *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=False),
+        ]
+        for parameter, default in pairs:
+            scope.bind(parameter.arg, instances_of(parameter.annotation, outer))
+            scope.bind(parameter.arg, symbols_of(default, outer))
+        for rest in (arguments.vararg, arguments.kwarg):
+            if rest is not None:
+                scope.bind(rest.arg, [])
+        decorators = {dotted(decorator) for decorator in node.decorator_list}
+        if is_method and positional and "staticmethod" not in decorators:
+            is_class = "classmethod" in decorators or node.name == "__new__"
+            scope.bound[positional[0].arg] = [f":{scope.owner}" if is_class else f":{scope.owner}()"]
+        if decorators & {"property", "cached_property", "functools.cached_property"}:
+            self.facts.classes.setdefault(scope.owner, ClassFacts()).attributes.setdefault(
+                node.name, [f":{scope.owner}().{node.name}()"]
+            )
+
+    def _lambda(self, node: ast.Lambda) -> None:
+        outer = self._frame.scope
+        scope = Scope("function", f"{outer.name}.<lambda>" if outer.name else "<lambda>", outer, outer.owner)
+        for default in (*node.args.defaults, *node.args.kw_defaults):
+            self._visit(default)
+        for parameter in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+            scope.bind(parameter.arg, [])
+        self._later.append((node, scope, False))
+
+    def _body(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope, is_init: bool) -> None:
+        self._frame = _Frame(scope, is_init)
+        self._frames.append(self._frame)
+        if isinstance(node, ast.Lambda):
+            self._visit_for(node.body, "return", "")
+            return
+        self._statements(node.body)
+        owner = self.facts.classes.get(scope.owner)
+        parent = scope.parent
+        if parent is not None and parent.kind == "class" and owner is not None:
+            owner.methods[node.name] = self._frame.values
+        else:
+            self.facts.functions[scope.name] = self._frame.values
+
+    def _assign(self, node: ast.Assign) -> None:
+        self._store(node.targets, node.value)
+
+    def _annotated(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self._store([node.target], node.value)
+        self._bind_target(node.target, instances_of(node.annotation, self._frame.scope))
+
+    def _augmented(self, node: ast.AugAssign) -> None:
+        self._visit(node.value)
+
+    def _walrus(self, node: ast.NamedExpr) -> None:
+        self._store([node.target], node.value)
+
+    def _store(self, targets: Sequence[ast.expr], value: ast.expr) -> None:
+        first = targets[0]
+        if isinstance(first, ast.Tuple) and isinstance(value, ast.Tuple) and len(first.elts) == len(value.elts):
+            for target, part in zip(first.elts, value.elts, strict=True):
+                self._store([target], part)
+            return
+        goes_to, place = self._target(first)
+        for other in targets[1:]:
+            if isinstance(other, ast.Attribute):  # a = self.b = ...: the longest-lived place counts
+                goes_to, place = self._target(other)
+        self._visit_for(value, goes_to, place)
+        if isinstance(value, ast.Name) and goes_to in ("attribute", "item", "global"):
+            self._frame.kept[value.id] = (goes_to, place)
+        symbols = symbols_of(value, self._frame.scope)
+        for each in targets:
+            self._bind_target(each, symbols)
+            if not isinstance(each, ast.Name):
+                self._visit(each)
+
+    def _target(self, node: ast.expr) -> tuple[str, str]:
+        scope = self._frame.scope
+        if isinstance(node, ast.Name):
+            if scope.kind == "class":
+                return "attribute", f"{scope.name}.{node.id}"
+            if scope.kind == "module" or node.id in scope.shared:
+                return "global", node.id
+            return "local", node.id
+        if isinstance(node, ast.Attribute):
+            place = self._own_attribute(node)
+            return "attribute", place or dotted(node)
+        if isinstance(node, (ast.Tuple, ast.List)):
+            return "local", ""
+        return "item", ""
+
+    def _own_attribute(self, node: ast.Attribute) -> str:
+        for symbol in symbols_of(node.value, self._frame.scope):
+            if symbol.startswith(":"):
+                owner = symbol[1:].removesuffix("()")
+                if owner in self.facts.classes:
+                    return f"{owner}.{node.attr}"
+        return ""
+
+    def _bind_target(self, node: ast.expr, symbols: Iterable[str]) -> None:
+        if isinstance(node, ast.Name):
+            self._frame.scope.bind(node.id, symbols)
+        elif isinstance(node, ast.Attribute):
+            owner, _, attribute = self._own_attribute(node).rpartition(".")
+            if owner:
+                known = self.facts.classes[owner].attributes.setdefault(attribute, [])
+                known.extend(symbol for symbol in symbols if symbol not in known)
+        elif isinstance(node, (ast.Tuple, ast.List)):
+            for part in node.elts:
+                self._bind_target(part, [])
+        elif isinstance(node, ast.Starred):
+            self._bind_target(node.value, [])
+
+    def _for(self, node: ast.For | ast.AsyncFor) -> None:
+        self._visit(node.iter)
+        symbols: list[str] = []
+        if isinstance(node.iter, (ast.Tuple, ast.List)):
+            symbols = [symbol for item in node.iter.elts for symbol in symbols_of(item, self._frame.scope)]
+        if isinstance(node.target, ast.Name):
+            self._frame.scope.bound.setdefault(node.target.id, []).extend(symbols)
+        else:
+            self._bind_target(node.target, [])
+        self._loop(node.body, "for")
+        self._statements(node.orelse)
+
+    def _while(self, node: ast.While) -> None:
+        self._frame.whiles.append(node.lineno)
+        self._frame.loops += 1
+        self._visit(node.test)
+        self._frame.loops -= 1
+        self._loop(node.body, "while")
+        self._statements(node.orelse)
+
+    def _loop(self, body: Sequence[ast.stmt], text: str) -> None:
+        frame = self._frame
+        outer, frame.loop_text = frame.loop_text, text
+        frame.loops += 1
+        self._statements(body)
+        frame.loops -= 1
+        frame.loop_text = outer
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+        for generator in node.generators:
+            self._visit(generator.iter)
+            self._bind_target(generator.target, [])
+        frame = self._frame
+        outer, frame.loop_text = frame.loop_text, "comprehension"
+        frame.loops += 1
+        for generator in node.generators:
+            self._statements(generator.ifs)
+        if isinstance(node, ast.DictComp):
+            self._visit(node.key)
+            self._visit_for(node.value, "item", "")
+        else:
+            self._visit_for(node.elt, "item", "")
+        frame.loops -= 1
+        frame.loop_text = outer
+
+    def _with(self, node: ast.With | ast.AsyncWith) -> None:
+        for item in node.items:
+            place = item.optional_vars.id if isinstance(item.optional_vars, ast.Name) else ""
+            self._visit_for(item.context_expr, "with", place)
+            for managed in self._managed(item.context_expr):
+                self._use(managed, "with", item.context_expr.lineno, guarded=True)
+            if item.optional_vars is not None:
+                self._bind_target(item.optional_vars, symbols_of(item.context_expr, self._frame.scope))
+        self._statements(node.body)
+
+    def _managed(self, node: ast.expr) -> Iterable[ast.expr]:
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            yield node
+        elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("closing", "aclosing"):
+            for argument in node.args:
+                self._use(argument, "close", node.lineno, guarded=True)
+
+    def _try(self, node: ast.Try) -> None:
+        self._statements(node.body)
+        self._statements(node.handlers)
+        self._statements(node.orelse)
+        self._frame.finallies += 1
+        self._statements(node.finalbody)
+        self._frame.finallies -= 1
+
+    def _handler(self, node: ast.ExceptHandler) -> None:
+        if node.name:
+            self._frame.scope.bind(node.name, [])
+        self._statements(node.body)
+
+    def _return(self, node: ast.Return) -> None:
+        if node.value is not None:
+            self._give(node.value)
+
+    def _yield(self, node: ast.Yield) -> None:
+        if node.value is not None:
+            self._give(node.value)
+
+    def _give(self, value: ast.expr) -> None:
+        self._visit_for(value, "return", "")
+        for part in value.elts if isinstance(value, ast.Tuple) else [value]:
+            if isinstance(part, ast.Name):
+                self._frame.kept[part.id] = ("return", "")
+        self._frame.values.extend(
+            symbol for symbol in symbols_of(value, self._frame.scope) if symbol not in self._frame.values
+        )
+
+    # Calls
+
+    def _visit_for(self, node: ast.expr, target: str, place: str) -> None:
+        """Visit ``node``, whose value goes to ``target``."""
+        if isinstance(node, ast.Await):
+            self._visit_for(node.value, target, place)
+        elif isinstance(node, ast.Call):
+            self._call(node, target, place)
+        elif isinstance(node, ast.BoolOp):
+            for value in node.values:
+                self._visit_for(value, target, place)
+        elif isinstance(node, ast.IfExp):
+            self._visit(node.test)
+            self._visit_for(node.body, target, place)
+            self._visit_for(node.orelse, target, place)
+        elif isinstance(node, (ast.Tuple, ast.List)):
+            for value in node.elts:
+                self._visit_for(value, "item" if target != "return" else target, place)
+        elif isinstance(node, ast.Dict):
+            self._statements([key for key in node.keys if key is not None])
+            for value in node.values:
+                self._visit_for(value, "item" if target != "return" else target, place)
+        else:
+            self._visit(node)
+
+    def _call(self, node: ast.Call, target: str = "inline", place: str = "") -> None:
+        function = node.func
+        name = ""
+        if isinstance(function, ast.Attribute):
+            name = function.attr
+            self._visit(function.value)
+            if name in _WATCHED:
+                self._use(function.value, name, node.lineno, guarded=bool(self._frame.finallies))
+        elif isinstance(function, ast.Name):
+            name = function.id
+        else:
+            self._visit(function)
+        self._note_caller(node, name)
+        keeps = name in _KEEPERS
+        wraps = name in ("closing", "aclosing", "enter_context", "enter_async_context")
+        for argument in node.args:
+            if keeps and isinstance(argument, ast.Name):
+                self._frame.kept.setdefault(argument.id, ("item", ""))
+            self._visit_for(argument, "with" if wraps else "item" if keeps else "argument", place if wraps else "")
+        if name in _CALLED_LATER:
+            for argument in node.args:
+                if isinstance(argument, ast.Attribute) and argument.attr in _WATCHED:
+                    self._use(argument.value, argument.attr, node.lineno, guarded=True)
+        if name in _RUNNERS:
+            for argument in node.args[:2]:
+                if isinstance(argument, (ast.Name, ast.Attribute)):
+                    self._record(node, argument, target, place, deferred=True)
+        for keyword in node.keywords:
+            self._visit_for(keyword.value, "argument", "")
+            if keyword.arg == "default_factory" and isinstance(keyword.value, (ast.Name, ast.Attribute)):
+                self._record(node, keyword.value, target, place, deferred=True)
+        if isinstance(function, (ast.Name, ast.Attribute)) or (name == "" and isinstance(function, ast.Call)):
+            self._record(node, function, target, place)
+
+    def _record(self, node: ast.Call, function: ast.expr, target: str, place: str, *, deferred: bool = False) -> None:
+        frame = self._frame
+        terminal = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        callee = symbols_of(function, frame.scope)
+        if not callee and terminal == "socket":
+            callee = ["?.socket"]  # of something unknown: its argument may tell
+        if not self._may_open(terminal, callee):
+            return
+        arguments = node.args
+        first = arguments[0] if arguments and not deferred else None
+        for keyword in node.keywords:
+            if keyword.arg == "socket_type":
+                first = keyword.value
+        if terminal == "Socket" and len(arguments) > 1:  # zmq.Socket(context, type)
+            first = arguments[1]
+        receiver = ""
+        if isinstance(function, ast.Attribute):
+            value = function.value
+            receiver = value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", "")
+        frame.calls.append(
+            Call(
+                line=node.lineno,
+                column=node.col_offset,
+                end_line=node.end_lineno or node.lineno,
+                function=frame.scope.name,
+                scope=self._scope_word(),
+                callee=callee,
+                argument=symbols_of(first, frame.scope),
+                has_argument=first is not None,
+                receiver=receiver,
+                target=target,
+                place=place,
+                methods=[],
+                guarded=[],
+                looped=False,
+                once="",
+                repeats=frame.loop_text,
+                text="",
+                deferred=deferred,
+            )
+        )
+
+    @staticmethod
+    def _may_open(terminal: str, callee: list[str]) -> bool:
+        if terminal in TERMINALS:
+            return any(_reaches_library(symbol) for symbol in callee)
+        # Through an alias the called name says nothing, what it stands for does.
+        for symbol in callee:
+            last = symbol.rpartition(".")[2]
+            if (symbol[0] == ":" and not symbol.endswith("()")) or (last in TERMINALS and _reaches_library(symbol)):
+                return True
+        return False
+
+    def _scope_word(self) -> str:
+        frame = self._frame
+        if frame.loops:
+            return "loop"
+        if frame.scope.kind != "function":
+            return "module"
+        return "init" if frame.is_init else "method"
+
+    def _use(self, node: ast.expr, method: str, line: int, *, guarded: bool) -> None:
+        """Note that a watched method is called on what ``node`` holds."""
+        if isinstance(node, ast.Name):
+            self._frame.uses.setdefault(node.id, []).append(_Use(method, line, guarded))
+        for symbol in symbols_of(node, self._frame.scope):
+            owner, _, attribute = symbol.rpartition(".")
+            facts = self.facts.classes.get(owner[1:].removesuffix("()")) if owner.startswith(":") else None
+            if facts is not None and method not in facts.uses.setdefault(attribute, []):
+                facts.uses[attribute].append(method)
+
+    def _note_caller(self, node: ast.Call, name: str) -> None:
+        frame = self._frame
+        if name:
+            for symbol in symbols_of(node.func, frame.scope):
+                if symbol.startswith(":"):
+                    callers = self._callers.setdefault(symbol, _Callers())
+                    callers.names.add(frame.scope.name)
+                    callers.looped = callers.looped or bool(frame.loops)
+        if name in ("Thread", "Process", "Timer"):
+            for keyword in node.keywords:
+                if keyword.arg == "target":
+                    for symbol in symbols_of(keyword.value, frame.scope):
+                        self._callers.setdefault(symbol, _Callers()).thread = True
+
+    # The end: what only the whole file tells
+
+    def _finish(self) -> None:
+        facts = self.facts
+        facts.names = {name: symbols for name, symbols in self._module.bound.items() if symbols}
+        for owner in facts.classes.values():
+            owner.attributes = {name: symbols for name, symbols in owner.attributes.items() if symbols}
+        for frame in self._frames:
+            frame.calls = [call for call in frame.calls if self._worth_keeping(call)]
+            rebound = _rebindings(frame.calls)
+            for call in frame.calls:
+                self._complete(call, frame, rebound)
+            facts.calls.extend(frame.calls)
+        facts.calls.sort(key=lambda call: (call.line, call.column))
+
+    def _worth_keeping(self, call: Call) -> bool:
+        """Whether a call may open a connection, now that everything in the file is bound."""
+        return any(self._leads_to_library(symbol) for symbol in call.callee)
+
+    def _leads_to_library(self, symbol: str) -> bool:
+        owner, _, name = symbol.rpartition(".")
+        if symbol[0] != ":":
+            return canonical(symbol) in CONSTRUCTORS if is_library(symbol) else True
+        if not owner:
+            if name[1:] in self.facts.classes:
+                return True  # it may derive from a library's class
+            return any(_ends_like_a_constructor(value) for value in self._module.bound.get(name[1:], ()))
+        facts = self.facts.classes.get(owner[1:].removesuffix("()"))
+        if facts is None:
+            return name in TERMINALS
+        if name in facts.methods:
+            return False
+        if name in TERMINALS and facts.bases:
+            return True  # a base, perhaps a library's class, may have it
+        return any(_ends_like_a_constructor(value) for value in facts.attributes.get(name, ()))
+
+    def _complete(self, call: Call, frame: _Frame, rebound: dict[str, list[int]]) -> None:
+        call.text = self._text(call)
+        call.once = self._once(call.function, frame, set()) if frame.scope.kind == "function" else "module level"
+        call.looped = any(line >= call.line for line in frame.whiles) and call.scope != "loop"
+        if call.target in ("local", "with", "global") and call.place:
+            end = next((line for line in rebound.get(call.place, ()) if line > call.line), None)
+            for use in frame.uses.get(call.place, ()):
+                if use.line >= call.line and (end is None or use.line < end):
+                    (call.guarded if use.guarded else call.methods).append(use.method)
+            if call.target == "local" and call.place in frame.kept:
+                call.target, call.place = frame.kept[call.place]
+
+    def _text(self, call: Call) -> str:
+        text = " ".join(self._lines[call.line - 1 : min(call.end_line, call.line + 5)])
+        return " ".join(text.split())[:200]
+
+    def _once(self, function: str, frame: _Frame | None, seen: set[str]) -> str:
+        """Say why ``function`` runs once, or return ``""``."""
+        owner, _, name = function.rpartition(".")
+        if function == "" or function in self.facts.classes:
+            return "module level"
+        if name in ("__init__", "__new__", "__post_init__") or (frame is not None and frame.is_init):
+            return f"{name}() runs once for each object"
+        symbols = [f":{owner}().{name}", f":{owner}.{name}"] if owner in self.facts.classes else [f":{function}"]
+        callers = [self._callers[symbol] for symbol in symbols if symbol in self._callers]
+        if any(caller.looped for caller in callers):
+            return ""
+        if any(caller.thread for caller in callers):
+            return f"{name}() is a thread's main function"
+        if _SET_UP.fullmatch(name):
+            return f"{name}() sets up"
+        names = {each for caller in callers for each in caller.names} - {function}
+        if not names or function in seen:
+            return ""
+        seen.add(function)
+        if all(self._once(each, None, seen) for each in names):
+            return f"{name}() is called only while setting up"
+        return ""
+
+
+def _reaches_library(symbol: str) -> bool:
+    """Whether a symbol may turn out to be a library's name: it is one, or another file's, or not known."""
+    if symbol[0] in ":*.?":
+        return True
+    head = symbol.partition(".")[0].removesuffix("()")
+    return head in LIBRARIES or head not in _ELSEWHERE
+
+
+# Modules whose methods are called like those looked for, and that never hand on a connection of the libraries.
+_ELSEWHERE = frozenset({
+    "os", "sys", "queue", "multiprocessing", "threading", "collections", "json", "typing", "flask", "fastapi",
+    "starlette", "django", "tkinter", "PyQt5", "PyQt6", "PySide6", "numpy", "pandas", "logging", "argparse",
+    "configparser", "dataclasses", "pathlib", "re", "random", "time", "datetime", "signal", "subprocess", "unittest",
+    "mock", "pytest", "click", "typer", "rich", "yaml", "pydantic", "torch", "transformers",
+})  # fmt: skip
+
+
+def _ends_like_a_constructor(symbol: str) -> bool:
+    return symbol.rpartition(".")[2].lstrip("*") in TERMINALS
+
+
+def _rebindings(calls: Sequence[Call]) -> dict[str, list[int]]:
+    lines: dict[str, list[int]] = {}
+    for call in calls:
+        if call.place:
+            lines.setdefault(call.place, []).append(call.line)
+    return {place: sorted(found) for place, found in lines.items()}
