@@ -43,6 +43,7 @@ class PoolTimeout(PoolError, TimeoutError):
         waiters: how many callers were still waiting.
         waited: how long this caller waited, in seconds.
         longest_holder: where the connection held longest was checked out, or ``None``.
+        total: the cap over all keys, if that is what was reached.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PoolTimeout(PoolError, TimeoutError):
         waiters: int,
         waited: float,
         longest_holder: str | None = None,
+        total: int | None = None,
     ) -> None:
         self.pool = pool
         self.key = key
@@ -63,6 +65,7 @@ class PoolTimeout(PoolError, TimeoutError):
         self.waiters = waiters
         self.waited = waited
         self.longest_holder = longest_holder
+        self.total = total
         super().__init__(pool, key)
 
     def __str__(self) -> str:
@@ -70,6 +73,8 @@ class PoolTimeout(PoolError, TimeoutError):
             f"no {self.pool} connection for {self.key} within {self.waited:.2f} s: "
             f"{self.in_use} of {self.capacity} in use, {self.waiters} waiting"
         )
+        if self.total is not None:
+            message += f"; all {self.total} connections that the pool may have are taken"
         if self.longest_holder is not None:
             message += f"; held longest: {self.longest_holder}"
         return f"{message}. Give connections back sooner, or raise {self.pool.upper()}_POOL_MAX_CONNECTIONS"
@@ -142,7 +147,44 @@ class UnexpectedReply(PoolError):
 
 
 class DatabaseUnavailable(PoolError):
-    """The database cannot be reached, or the connection to it was lost. The driver's error is the cause."""
+    """The database cannot be reached, or the connection to it was lost. The driver's error is the cause.
+
+    A statement that was under way may or may not have been executed.
+    """
+
+
+class DatabaseUnreachable(DatabaseUnavailable, PoolTimeout):
+    """No connection became free until the deadline, and none could be made: the database refuses or is down.
+
+    Attributes:
+        reason: what the last attempt to connect failed with.
+    """
+
+    reason = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; the last attempt to connect failed: {self.reason}"
+
+
+class ConnectionRefused(DatabaseUnavailable):
+    """The database refuses this user, password, name or encryption; trying again would not help."""
+
+
+class QueryTimeout(PoolError, TimeoutError):
+    """A statement did not end within its timeout and was cancelled on the server.
+
+    Attributes:
+        database: the database's label, without secrets.
+        seconds: the timeout.
+    """
+
+    def __init__(self, database: str, seconds: float) -> None:
+        self.database = database
+        self.seconds = seconds
+        super().__init__(
+            f"the statement on {database} did not end within {seconds:g} s and was cancelled; "
+            f"raise timeout= or make it faster"
+        )
 
 
 # HTTP
@@ -166,3 +208,29 @@ class DeadlineExceeded(PoolError, TimeoutError):
 
 class ResponseTooLarge(PoolError):
     """A body, decompressed, is larger than the configuration allows."""
+
+
+class TooManyRedirects(PoolError):
+    """An origin redirected more often than the configuration allows, or in a circle."""
+
+
+class BlockedAddress(HTTPUnavailable):
+    """A name stands for no public address, and the configuration allows no other (``block_private``)."""
+
+
+class CircuitOpen(PoolError):
+    """An origin failed so often in a row that nothing is sent to it for a while.
+
+    Attributes:
+        origin: the origin.
+        retry_in: seconds until it is tried again.
+    """
+
+    def __init__(self, origin: str, retry_in: float) -> None:
+        self.origin = origin
+        self.retry_in = retry_in
+        super().__init__(f"{origin} keeps failing and is left alone; it is tried again in {retry_in:.1f} s")
+
+
+class NotAnEventStream(PoolError):
+    """A response to ``sse`` has another content type than ``text/event-stream``."""

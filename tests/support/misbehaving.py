@@ -283,8 +283,10 @@ class MisbehavingServer:
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
+        # Without a limit of its own, a client that keeps its end open would hold the server's for 30 seconds.
+        farewell = {"ssl_shutdown_timeout": 0.2} if self.tls else {}
         server = await asyncio.start_server(
-            self._connection, "127.0.0.1", self.port, ssl=self._context(), backlog=1024, limit=1 << 22
+            self._connection, "127.0.0.1", self.port, ssl=self._context(), backlog=1024, limit=1 << 22, **farewell
         )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()

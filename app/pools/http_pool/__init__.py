@@ -3,15 +3,22 @@
 from app.pools.core.settings import HTTPPoolSettings
 from app.pools.http_pool.client import HTTPClient
 from app.pools.http_pool.config import HTTPConfig
+from app.pools.http_pool.events import ServerSentEvent
 from app.pools.http_pool.pool import HTTPPool, get_http_pool
 from app.pools.http_pool.response import HTTPResponse, HTTPStatusError
+from app.pools.http_pool.streams import AsyncStreamedResponse, EventStream, Stream, StreamedResponse
 
 __all__ = [
+    "AsyncStreamedResponse",
+    "EventStream",
     "HTTPClient",
     "HTTPConfig",
     "HTTPPool",
     "HTTPPoolSettings",
     "HTTPResponse",
     "HTTPStatusError",
+    "ServerSentEvent",
+    "Stream",
+    "StreamedResponse",
     "get_http_pool",
 ]

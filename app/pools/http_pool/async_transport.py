@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import socket
 import time
 import weakref
 from collections.abc import AsyncGenerator
@@ -12,15 +13,18 @@ from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from app.pools.core import forks
-from app.pools.core.bucket import NEVER, Bucket, Limits
+from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
+from app.pools.http_pool.addresses import require_public
 from app.pools.http_pool.calls import Call, Failure, Reply
 from app.pools.http_pool.failures import describe
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
 
+_FAILURES = (aiohttp.ClientError, OSError)
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
@@ -85,35 +89,49 @@ class AsyncTransport:
             destroy=lambda slot: None,
         )
 
-    async def send(self, call: Call) -> Reply | Failure:
-        """Make one attempt and return its outcome, the whole body read.
+    async def open(self, call: Call) -> AsyncBody | Failure:
+        """Make one attempt and return its answer with the body still to be read.
 
         Raises:
             PoolTimeout: every connection was in use until the deadline.
         """
         entry = await self.slots.checkout_async(call.remaining())
+        opened: AsyncBody | None = None
         try:
-            return await self._exchange(call)
-        finally:
-            self.slots.give_back(entry)
-
-    async def _exchange(self, call: Call) -> Reply | Failure:
-        session = await self._session()
-        try:
-            async with session.request(
+            session = await self._session()
+            answer = await session.request(
                 call.method,
                 URL(call.url, encoded=True),
                 data=call.body,
                 headers=call.headers,
                 allow_redirects=False,
                 proxy=self._proxy,
-            ) as answer:
-                content = await _read_capped(answer, call)
-        except (aiohttp.ClientError, OSError) as error:
-            return describe(
-                error, sent=not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerConnectionError)
             )
-        return Reply(answer.status, answer.headers, answer.headers.items(), content)
+            opened = AsyncBody(self.slots, entry, answer, call)
+        except _FAILURES as error:
+            return describe(error, sent=not isinstance(error, _NOT_SENT))
+        finally:
+            if opened is None:
+                self.slots.give_back(entry)
+        return opened
+
+    async def send(self, call: Call) -> Reply | Failure:
+        """Make one attempt and return its answer with the whole body.
+
+        Raises:
+            PoolTimeout: every connection was in use until the deadline.
+            ResponseTooLarge: the body is larger than the call allows.
+        """
+        opened = await self.open(call)
+        if isinstance(opened, Failure):
+            return opened
+        try:
+            content = await opened.read_all()
+        except _FAILURES as error:
+            return describe(error, sent=True)
+        finally:
+            opened.close()
+        return Reply(opened.status, opened.headers, opened.headers.items(), content)
 
     async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -131,13 +149,18 @@ class AsyncTransport:
             limit=0,
             ssl=self._route.context if self._route.context is not None else True,
             keepalive_timeout=self._route.keepalive,
+            socket_factory=_public_socket if self._route.block_private else None,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._route.connect_timeout),
             trust_env=False,
         )
+        # aiohttp repeats idempotent requests once by itself, unseen by the policy, the budget and the figures,
+        # and has no public switch for it (aiohttp #10790).
+        session._retry_connection = False
+        return session
 
     def open_connections(self) -> int:
         """Return how many connections are open, in all loops."""
@@ -173,23 +196,87 @@ class AsyncTransport:
         self.slots.forget_after_fork()
 
 
-async def _read_capped(answer: aiohttp.ClientResponse, call: Call) -> bytes:
-    limit = call.config.max_response_size
-    length = answer.content_length
-    if length is not None and "Content-Encoding" not in answer.headers:
-        if length > limit and call.method != "HEAD":
-            answer.close()
-            raise call.too_large()
-        return await answer.read()
-    chunks = []
-    size = 0
-    async for chunk in answer.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            answer.close()
-            raise call.too_large()
-        chunks.append(chunk)
-    return b"".join(chunks)
+class AsyncBody:
+    """An answer whose body is still to be read. Its connection must be given back with ``close``."""
+
+    __slots__ = ("_call", "_entry", "_size", "_slots", "answer")
+
+    def __init__(self, slots: Bucket[Slot], entry: Entry[Slot], answer: aiohttp.ClientResponse, call: Call) -> None:
+        self._slots = slots
+        self._entry: Entry[Slot] | None = entry
+        self._call = call
+        self._size = 0
+        self.answer = answer
+
+    @property
+    def status(self) -> int:
+        """The status."""
+        return self.answer.status
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The headers."""
+        return self.answer.headers
+
+    async def read_all(self) -> bytes:
+        """Return the whole body, decompressed.
+
+        Raises:
+            ResponseTooLarge: it is larger than the call allows; no more than that was kept in memory.
+        """
+        answer = self.answer
+        length = answer.content_length
+        if length is not None and "Content-Encoding" not in answer.headers:
+            if length > self._call.size_limit and self._call.method != "HEAD":
+                raise self._call.too_large()
+            return await answer.read()
+        chunks = []
+        async for chunk in answer.content.iter_any():
+            self._count(chunk)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def read_some(self, idle: float, deadline: float) -> bytes | Failure:
+        """Return what arrives next, decompressed; ``b""`` at the end.
+
+        Args:
+            idle: seconds to wait for it.
+            deadline: the latest moment to wait until, in monotonic seconds.
+
+        Raises:
+            ResponseTooLarge: the body is larger than the call allows.
+        """
+        if self._entry is None:
+            return b""
+        try:
+            async with asyncio.timeout(min(idle, deadline - time.monotonic())):
+                chunk = await self.answer.content.readany()
+        except TimeoutError:
+            return Failure("nothing arrived in time", sent=True, late=True)
+        except _FAILURES as error:
+            return describe(error, sent=True)
+        self._count(chunk)
+        return chunk
+
+    def _count(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size > self._call.size_limit:
+            raise self._call.too_large()
+
+    def close(self) -> None:
+        """Give the connection back, or close it if the body was not read to its end."""
+        entry, self._entry = self._entry, None
+        if entry is None:
+            return
+        self.answer.close()  # after the end of the body the connection is back already, and this does nothing
+        self._slots.give_back(entry)
+
+
+def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    # Called with every address after its name was resolved, so the one that is dialled is the one that is judged.
+    family, kind, protocol, _, where = address
+    require_public(str(where[0]))
+    return socket.socket(family, kind, protocol)
 
 
 def _close_on(loop: asyncio.AbstractEventLoop, held: _LoopSession) -> concurrent.futures.Future[None] | None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from app.pools.errors import DeadlineExceeded, HTTPUnavailable, ResponseTooLarge
+from app.pools.errors import DeadlineExceeded, HTTPUnavailable, ResponseTooLarge, TooManyRedirects
 from app.pools.http_pool.bodies import Data, encode_body, replayable
-from app.pools.http_pool.config import HTTPConfig
-from app.pools.http_pool.origins import Origin
+from app.pools.http_pool.config import HTTPConfig, authorization
+from app.pools.http_pool.redirects import REDIRECTS, follow, harmless, stranger, without_body
 from app.pools.http_pool.response import HeaderPairs, HTTPResponse, header
 from app.pools.http_pool.retries import (
     IDEMPOTENT_METHODS,
@@ -21,15 +21,37 @@ from app.pools.http_pool.retries import (
 )
 from app.pools.http_pool.urls import Params, join
 
+if TYPE_CHECKING:
+    from app.pools.core.bucket import Entry
+    from app.pools.http_pool.account import Account
+
+UNAUTHORIZED = 401
+_BROKEN = frozenset({500, 502, 503, 504})
+
+
+class Answer(Protocol):
+    """What came back from one attempt, its body read or still to be read."""
+
+    @property
+    def status(self) -> int:
+        """The status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers as the library gives them."""
+
 
 @dataclass(slots=True)
 class Reply:
-    """What came back from one attempt: ``headers`` as the library gives them, the body read."""
+    """An answer whose body was read."""
 
     status: int
     headers: Mapping[str, str]
     pairs: HeaderPairs
     content: bytes
+
+    def close(self) -> None:
+        """Do nothing: nothing is held any more."""
 
 
 @dataclass(slots=True)
@@ -45,15 +67,38 @@ class Failure:
     """Whether the server may have seen the request."""
     permanent: bool = False
     """Whether another attempt would end alike."""
+    late: bool = False
+    """Whether it was our deadline that ended it."""
     cause: BaseException | None = None
     """The operating system's error, which holds no secret."""
     kind: type[HTTPUnavailable] = HTTPUnavailable
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The call goes on at another origin."""
+
+    config: HTTPConfig
+
+
+# What follows an attempt: nothing, another one after so many seconds, or one at another origin.
+Step: TypeAlias = "float | Elsewhere | None"
+
+
 class Call:
-    """The state of one call."""
+    """The state of one call.
+
+    Attributes:
+        account: what its present configuration uses; set by the pool before the first attempt, and again where
+            a redirect leads to another origin.
+        place: the place that it holds among ``max_concurrency``, while it does.
+    """
 
     __slots__ = (
+        "_authorizes",
+        "_repeated_for_token",
+        "_token",
+        "account",
         "attempts",
         "body",
         "config",
@@ -61,17 +106,20 @@ class Call:
         "headers",
         "idempotent",
         "method",
-        "origin",
         "path",
+        "place",
+        "redirects",
         "retries",
+        "size_limit",
         "started",
         "timeout",
     )
 
+    account: Account
+
     def __init__(
         self,
         config: HTTPConfig,
-        origin: Origin,
         method: str,
         path: str,
         *,
@@ -85,19 +133,29 @@ class Call:
         self.timeout = config.timeout if timeout is None else timeout
         self.deadline = self.started + self.timeout
         self.config = config
-        self.origin = origin
+        self.size_limit = config.max_response_size
         self.method = method.upper()
         self.path = join(config.target, path, params)
         self.body, content_type = encode_body(data, json)
-        self.headers = request_headers(config, headers, content_type)
+        self.headers = merged_headers(config, headers, content_type)
         self.idempotent = self.method in IDEMPOTENT_METHODS or header(self.headers, "Idempotency-Key") is not None
-        self.attempts = 0
-        self.retries = 0
+        self.attempts = self.retries = self.redirects = 0
+        self.place: Entry[object] | None = None
+        self._authorizes = callable(config.auth) and header(self.headers, "Authorization") is None
+        self._token: str | None = None
+        self._repeated_for_token = False
 
     @property
     def url(self) -> str:
         """Where the request goes, in full."""
         return self.config.target.origin + self.path
+
+    # Time
+
+    def restart(self) -> None:
+        """Count the time from now: a stream is made before it is entered."""
+        self.started = time.monotonic()
+        self.deadline = self.started + self.timeout
 
     def remaining(self) -> float:
         """Return the seconds until the deadline, which is still ahead.
@@ -112,51 +170,90 @@ class Call:
 
     def too_late(self) -> DeadlineExceeded:
         """Return the error for a call that ran out of time, and count it."""
-        self.origin.deadline_hit()
+        self.account.origin.deadline_hit()
         return DeadlineExceeded(
-            f"{self.method} {self.origin.label} did not end within {self.timeout:g} s "
+            f"{self.method} {self.account.origin.label} did not end within {self.timeout:g} s "
             f"({self.attempts} attempt(s)); raise timeout= if the server needs longer"
         )
 
-    def too_large(self) -> ResponseTooLarge:
-        """Return the error for a body above the limit."""
-        limit = self.config.max_response_size
-        return ResponseTooLarge(
-            f"{self.method} {self.origin.label} answered with more than {limit} bytes; "
-            "raise HTTPConfig(max_response_size=...), or stream it"
-        )
-
-    def settle(self, outcome: Reply | Failure) -> HTTPResponse | float:
-        """Return the response, or the seconds to pause before the next attempt.
+    def turn(self) -> float:
+        """Return the seconds until the rate limit lets this call send.
 
         Raises:
-            HTTPUnavailable: there was no reply, and there is no further attempt.
-            DeadlineExceeded: there was no reply, and the time is up.
+            DeadlineExceeded: that would be after the deadline; nothing was waited for.
         """
-        if isinstance(outcome, Failure):
-            return self._after_failure(outcome)
-        pause = self._after_reply(outcome)
-        return self._response(outcome) if pause is None else pause
+        pacer = self.account.pacer
+        pause = 0.0 if pacer is None else pacer.reserve(self.deadline)
+        if pause is None:
+            self.account.origin.deadline_hit()
+            raise DeadlineExceeded(
+                f"{self.method} {self.account.origin.label} would have to wait for its turn until after its "
+                f"deadline of {self.timeout:g} s: rate_limit={self.config.rate_limit:g} per second is in use"
+            )
+        return pause
 
-    def _after_failure(self, failure: Failure) -> float:
-        if time.monotonic() >= self.deadline:
+    # Credentials
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether a token must be fetched for the next attempt."""
+        return self._authorizes
+
+    def authorize(self, token: str | None) -> None:
+        """Use ``token`` from now on; ``None`` means that it did not come in time."""
+        if token is None:
+            raise self.too_late()
+        if token != self._token:
+            self._token = token
+            self.headers = {**self.headers, "Authorization": authorization(token)}
+
+    # What follows
+
+    def healthy(self, outcome: Answer | Failure) -> bool | None:
+        """Say whether an outcome speaks for the origin, against it, or neither."""
+        if isinstance(outcome, Failure):
+            return None if outcome.permanent else False
+        return outcome.status not in _BROKEN
+
+    def after_answer(self, answer: Answer) -> Step:
+        """Return what follows an answer; ``None`` if it stands.
+
+        Raises:
+            TooManyRedirects: it is one redirect too many.
+            InvalidURL: it redirects to what is no http(s) URL.
+        """
+        status = answer.status
+        if status < 300:
+            self.account.origin.budget.refund()
+            return None
+        if status in REDIRECTS:
+            location = answer.headers.get("Location")
+            return None if location is None or not self.config.max_redirects else self._redirected(status, location)
+        if status == UNAUTHORIZED and self._renews_token():
+            return 0.0
+        return self._pause_for_status(status, answer.headers.get("Retry-After"))
+
+    def after_failure(self, failure: Failure) -> float:
+        """Return the seconds to pause before the next attempt.
+
+        Raises:
+            HTTPUnavailable: there is none.
+            DeadlineExceeded: the time is up.
+        """
+        if failure.late or time.monotonic() >= self.deadline:
             raise self.too_late()
         if not failure.permanent and (self.idempotent or not failure.sent):
             pause = self._pause(None)
             if pause is not None:
                 return pause
         raise failure.kind(
-            f"{self.method} {self.origin.label} brought no response after {self.attempts} attempt(s): {failure.reason}"
+            f"{self.method} {self.account.origin.label} brought no response after {self.attempts} attempt(s): "
+            f"{failure.reason}"
         ) from failure.cause
 
-    def _after_reply(self, reply: Reply) -> float | None:
-        if reply.status < 400:
-            self.origin.budget.refund()
-            return None
-        retry_after = parse_retry_after(reply.headers.get("Retry-After"))
-        if not repeatable_status(reply.status, idempotent=self.idempotent, retry_after=retry_after):
-            if reply.status < 500:
-                self.origin.budget.refund()
+    def _pause_for_status(self, status: int, said: str | None) -> float | None:
+        retry_after = parse_retry_after(said)
+        if not repeatable_status(status, idempotent=self.idempotent, retry_after=retry_after):
             return None
         if retry_after is not None and retry_after > self.config.max_retry_after:
             return None
@@ -169,19 +266,59 @@ class Call:
         pause = pause_before_retry(self.config, self.retries, retry_after)
         if time.monotonic() + pause >= self.deadline:
             return None
-        if not self.origin.budget.spend():
-            self.origin.retry_refused()
+        origin = self.account.origin
+        if not origin.budget.spend():
+            origin.retry_refused()
             return None
         self.retries += 1
         return pause
 
-    def _response(self, reply: Reply) -> HTTPResponse:
+    def _renews_token(self) -> bool:
+        tokens = self.account.tokens
+        if tokens is None or self._token is None or self._repeated_for_token or not replayable(self.body):
+            return False
+        tokens.expire(self._token)
+        self._repeated_for_token = True
+        return True
+
+    def _redirected(self, status: int, location: str) -> Step:
+        if self.redirects >= self.config.max_redirects:
+            raise TooManyRedirects(
+                f"{self.method} {self.account.origin.label} was redirected more than {self.config.max_redirects} "
+                "times; raise HTTPConfig(max_redirects=...) if that is right"
+            )
+        hop = follow(self.url, self.method, status, location)
+        if hop.keeps_body and not replayable(self.body):
+            return None
+        self.redirects += 1
+        self.method, self.path = hop.method, hop.target.path
+        if not hop.keeps_body:
+            self.body = None
+            self.headers = without_body(self.headers)
+        if hop.target.origin == self.config.target.origin:
+            return 0.0
+        self.config = stranger(self.config, hop.target)
+        self.headers = harmless(self.headers)
+        self._authorizes = False
+        return Elsewhere(self.config)
+
+    # The result
+
+    def response(self, reply: Reply) -> HTTPResponse:
+        """Return what the caller gets."""
         return HTTPResponse(
             reply.status, reply.pairs, reply.content, self.url, time.monotonic() - self.started, self.retries
         )
 
+    def too_large(self) -> ResponseTooLarge:
+        """Return the error for a body above the limit."""
+        return ResponseTooLarge(
+            f"{self.method} {self.account.origin.label} answered with more than {self.size_limit} bytes; "
+            "raise HTTPConfig(max_response_size=...), or max_size= of a stream"
+        )
 
-def request_headers(config: HTTPConfig, given: Mapping[str, str] | None, content_type: str | None) -> dict[str, str]:
+
+def merged_headers(config: HTTPConfig, given: Mapping[str, str] | None, content_type: str | None) -> dict[str, str]:
     """Return the headers of a request: the given ones first, then the configuration's, then the body's."""
     if not given and content_type is None:
         return config.base_headers

@@ -10,6 +10,7 @@ import requests
 from app.pools.http_pool.config import HTTPConfig
 from app.pools.http_pool.pool import HTTPPool
 from app.pools.http_pool.response import HTTPResponse
+from app.pools.http_pool.streams import EventStream, Stream
 
 
 class HTTPClient:
@@ -33,6 +34,14 @@ class HTTPClient:
     async def request_async(self, method: str, path: str = "", **options: Any) -> HTTPResponse:
         """Do what ``request`` does without blocking the event loop."""
         return await self.pool.request_async(self.config, method, path, **options)
+
+    def stream(self, method: str, path: str = "", **options: Any) -> Stream:
+        """Stream a response; see ``HTTPPool.stream``."""
+        return self.pool.stream(self.config, method, path, **options)
+
+    def sse(self, method: str, path: str = "", **options: Any) -> EventStream:
+        """Receive server-sent events; see ``HTTPPool.sse``."""
+        return self.pool.sse(self.config, method, path, **options)
 
     def session(self, timeout: float | None = None) -> AbstractContextManager[requests.Session]:
         """Lease a ``requests.Session``; see ``HTTPPool.session``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -15,11 +15,19 @@ from app.pools.core.redaction import HIDDEN
 from app.pools.errors import ConfigError
 from app.pools.http_pool.urls import Target, parse_base
 
-Auth: TypeAlias = "tuple[str, str | SecretStr] | str | SecretStr | None"
+TokenFunction: TypeAlias = "Callable[[], str] | Callable[[], Awaitable[str]]"
+Auth: TypeAlias = "tuple[str, str | SecretStr] | str | SecretStr | TokenFunction | None"
 Path: TypeAlias = "str | os.PathLike[str]"
 
 _DEFAULT_HEADERS = {"User-Agent": "poolwire", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 MEGABYTE = 1024 * 1024
+
+_POSITIVE = (
+    "timeout", "connect_timeout", "keepalive", "max_response_size", "idle_timeout", "circuit_reset", "rate_burst",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "max_retries", "retry_delay", "max_retry_delay", "max_retry_after", "max_redirects", "circuit_threshold",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +51,8 @@ class HTTPConfig:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent with every request; a header given with a request takes precedence."""
     auth: Auth = None
-    """``(user, password)`` for Basic, or a bearer token."""
+    """``(user, password)`` for Basic; a bearer token; or a function, plain or asynchronous, that returns a token:
+    called once for all who need it, and again when the server answers 401."""
     connect_timeout: float = 5.0
     """For one connection: name resolution, TCP and TLS."""
     retry_delay: float = 0.5
@@ -70,6 +79,22 @@ class HTTPConfig:
     while the server closes an idle connection is lost."""
     max_response_size: int = 64 * MEGABYTE
     """Bytes of a body, after decompression, at most."""
+    idle_timeout: float = 60.0
+    """The longest pause between two pieces of a streamed body."""
+    max_redirects: int = 5
+    """Redirects that are followed, at most; 0 returns the redirect itself."""
+    block_private: bool = False
+    """Whether only public addresses may be reached, also through redirects: for URLs that others choose."""
+    circuit_threshold: int = 20
+    """Failures in a row (no response, or 500 to 504) after which the origin is left alone; 0 turns it off."""
+    circuit_reset: float = 5.0
+    """How long it is left alone before one request tries it."""
+    rate_limit: float | None = None
+    """Requests per second, at most, of all who share these headers and credentials; the others wait."""
+    rate_burst: int = 1
+    """How many may go at once after a quiet time."""
+    max_concurrency: int | None = None
+    """Requests to the origin at the same time, at most, streams included; the others wait in a queue."""
 
     target: Target = field(init=False)
     """``base_url`` in parts."""
@@ -94,11 +119,15 @@ class HTTPConfig:
         put(self, "_hash", hash(self._key))
 
     def _check(self) -> None:
-        for name in ("timeout", "connect_timeout", "keepalive", "max_response_size"):
+        for name in _POSITIVE:
             self._require(name, getattr(self, name) > 0, "must be above 0")
-        for name in ("max_retries", "retry_delay", "max_retry_delay", "max_retry_after"):
+        for name in _NOT_NEGATIVE:
             self._require(name, getattr(self, name) >= 0, "must not be below 0")
-        self._require("max_connections", self.max_connections is None or self.max_connections >= 1, "must be 1 or more")
+        for name in ("max_connections", "max_concurrency", "rate_limit"):
+            value = getattr(self, name)
+            self._require(name, value is None or value > 0, "must be above 0, or None")
+        if self.block_private and (self.proxy is not None or self.trust_env):
+            raise ConfigError("HTTPConfig(block_private=True) excludes a proxy, which resolves the names out of sight")
         if isinstance(self.proxy, SecretStr) and not self.proxy.get_secret_value().startswith("http://"):
             raise ConfigError("HTTPConfig(proxy=...) must be an http:// URL; https origins are tunnelled through it")
 
@@ -115,6 +144,11 @@ class HTTPConfig:
     def cert_files(self) -> str | tuple[str, str] | None:
         """``cert`` as text."""
         return _paths(self.cert)
+
+    @property
+    def tenant(self) -> object:
+        """Who calls, as far as the server can tell."""
+        return self.auth, tuple(sorted(self.headers.items()))
 
     def __eq__(self, other: object) -> bool:
         return self._key == other._key if isinstance(other, HTTPConfig) else NotImplemented
@@ -144,9 +178,9 @@ def _seal(auth: Auth) -> Auth:
             raise ConfigError("HTTPConfig(auth=...) as a tuple is (user, password)")
         user, password = auth
         return user, SecretStr(password) if isinstance(password, str) else password
-    if auth is None or isinstance(auth, SecretStr):
+    if auth is None or isinstance(auth, SecretStr) or callable(auth):
         return auth
-    raise ConfigError(f"HTTPConfig(auth=...) is a tuple or a token, not {type(auth)}")
+    raise ConfigError(f"HTTPConfig(auth=...) is a tuple, a token or a function that returns one, not {type(auth)}")
 
 
 def _base_headers(headers: Mapping[str, str], auth: Auth) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import socket
-import ssl
 import time
 from base64 import b64encode
 from typing import Any
@@ -14,8 +13,9 @@ from urllib.parse import unquote
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.url import parse_url
 
+from app.pools.http_pool.addresses import require_public
 from app.pools.http_pool.deadlines import Guard
-from app.pools.http_pool.urls import Target
+from app.pools.http_pool.route import Route
 
 
 class TruncatedHeaders(http.client.HTTPException):
@@ -56,6 +56,8 @@ class PlainConnection(HTTPConnection):
     response_class = _Response
     guard: Guard | None = None
     """The guard of the request that connects."""
+    block_private = False
+    """Whether only public addresses are dialled."""
 
     def _new_conn(self) -> socket.socket:
         return _dial(self)
@@ -67,6 +69,8 @@ class SecureConnection(HTTPSConnection):
     response_class = _Response
     guard: Guard | None = None
     """The guard of the request that connects."""
+    block_private = False
+    """Whether only public addresses are dialled."""
 
     def _new_conn(self) -> socket.socket:
         return _dial(self)
@@ -75,12 +79,17 @@ class SecureConnection(HTTPSConnection):
 Connection = PlainConnection | SecureConnection
 
 
-def make_connection(target: Target, context: ssl.SSLContext | None, proxy: str | None) -> Connection:
+def make_connection(route: Route) -> Connection:
     """Return a connection that is not open yet."""
+    target, context, proxy = route.target, route.context, route.proxy
     if proxy is None:
+        direct: Connection
         if context is None:
-            return PlainConnection(target.host, target.port)
-        return SecureConnection(target.host, target.port, ssl_context=context, server_hostname=target.host)
+            direct = PlainConnection(target.host, target.port)
+        else:
+            direct = SecureConnection(target.host, target.port, ssl_context=context, server_hostname=target.host)
+        direct.block_private = route.block_private
+        return direct
     through = parse_url(proxy)
     host, port = through.host or "", through.port or 80
     if context is None:
@@ -118,24 +127,29 @@ def open_connection(connection: Connection, guard: Guard, seconds: float) -> Non
 
 def _dial(connection: Connection) -> socket.socket:
     """Return a socket to the connection's host: the first of its addresses that answers."""
-    timeout = connection.timeout if isinstance(connection.timeout, int | float) else 0.0
-    deadline = time.monotonic() + timeout
-    refused: OSError | None = None
+    limit = connection.timeout if isinstance(connection.timeout, int | float) else None
+    deadline = None if limit is None else time.monotonic() + limit
+    failure: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(
         connection._dns_host, connection.port, type=socket.SOCK_STREAM
     ):
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            if connection.block_private:
+                # The address that is dialled, and not the name's at some earlier moment, is what counts.
+                require_public(str(address[0]))
+            sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _place_under_watch(connection, sock)
-        except OSError as error:
+        except BaseException as error:
             sock.close()
-            refused = error
+            if not isinstance(error, OSError):
+                raise
+            failure = error
         else:
             return sock
-    raise refused or OSError(f"no address for {connection.host}")
+    raise failure or OSError(f"no address for {connection.host}")
 
 
 def _place_under_watch(connection: Connection, sock: socket.socket) -> None:

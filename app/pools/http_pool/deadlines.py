@@ -66,6 +66,13 @@ class Watchdog:
         """Stop watching. ``False`` if the deadline came first: what was read since is worth nothing."""
         return self._watched.pop(guard, guard) is None
 
+    def extend(self, guard: Guard, deadline: float) -> bool:
+        """Give a watched request another deadline. ``False`` if the old one came first."""
+        guard.deadline = deadline
+        if deadline < self._wakes_at:
+            self._wake_by(deadline)
+        return guard in self._watched
+
     def _wake_by(self, deadline: float) -> None:
         forks.register(self)
         with self._lock:

@@ -7,7 +7,8 @@ import ssl
 import aiohttp
 import urllib3
 
-from app.pools.errors import HTTPUnavailable, UntrustedServer
+from app.pools.errors import BlockedAddress, HTTPUnavailable, UntrustedServer
+from app.pools.http_pool.addresses import NotPublic
 from app.pools.http_pool.calls import Failure
 
 
@@ -19,13 +20,15 @@ def describe(error: Exception, *, sent: bool) -> Failure:
     inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         inner = error.certificate_error
+    # aiohttp may have tried several addresses and joined what it got from each into one text.
+    blocked = isinstance(inner, NotPublic) or "is not a public address" in str(inner)
     untrusted = isinstance(inner, ssl.SSLCertVerificationError | ssl.CertificateError)
     plain = isinstance(inner, OSError) and not isinstance(inner, aiohttp.ClientError)
     name = "NameResolutionError" if isinstance(error, aiohttp.ClientConnectorDNSError) else type(inner).__name__
     return Failure(
         reason=f"{name}: {inner}" if plain and str(inner) else name,
         sent=sent,
-        permanent=untrusted or isinstance(inner, urllib3.exceptions.DecodeError | aiohttp.ContentTypeError),
+        permanent=blocked or untrusted or isinstance(inner, urllib3.exceptions.DecodeError | aiohttp.ContentTypeError),
         cause=inner.with_traceback(None) if plain else None,
-        kind=UntrustedServer if untrusted else HTTPUnavailable,
+        kind=BlockedAddress if blocked else UntrustedServer if untrusted else HTTPUnavailable,
     )

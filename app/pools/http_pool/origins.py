@@ -1,16 +1,32 @@
-"""What is known about one origin: its figures and its retry budget, shared by all who call it."""
+"""What is known about one origin: figures, the retry budget, circuits, queues, shared by all who call it."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from app.pools.core.bucket import Bucket, Limits
 from app.pools.core.statistics import Histogram
+from app.pools.http_pool.circuit import Circuit
+from app.pools.http_pool.config import HTTPConfig
+from app.pools.http_pool.limits import Pacer
 from app.pools.http_pool.retries import RetryBudget
+from app.pools.http_pool.tokens import TokenSource
 
-if TYPE_CHECKING:
-    from app.pools.http_pool.calls import Call
-    from app.pools.http_pool.response import HTTPResponse
+_REMEMBERED = 1024
+
+V = TypeVar("V")
+
+
+def _remembered(values: dict[object, V], key: object, make: Callable[[], V]) -> V:
+    """Return the value of ``key``, made at the first call; the oldest is forgotten for the 1,025th."""
+    value = values.get(key)
+    if value is None:
+        if len(values) >= _REMEMBERED:
+            del values[next(iter(values))]
+        value = values[key] = make()
+    return value
 
 
 class Origin:
@@ -38,25 +54,63 @@ class Origin:
         self._bytes_received = 0
         self._statuses = [0] * 10
         self._latency = Histogram()
+        self._circuits: dict[tuple[int, float], Circuit] = {}
+        self._gates: dict[int, Bucket[object]] = {}
+        self._pacers: dict[object, Pacer] = {}
+        self._tokens: dict[object, TokenSource] = {}
+
+    def circuit(self, threshold: int, reset: float) -> Circuit:
+        """Return the circuit that all configurations with these limits share."""
+        with self._lock:
+            return self._circuits.setdefault((threshold, reset), Circuit(self.label, threshold, reset))
+
+    def gate(self, capacity: int) -> Bucket[object]:
+        """Return the places that all configurations with this ``max_concurrency`` share, handed out in order."""
+        with self._lock:
+            if capacity not in self._gates:
+                self._gates[capacity] = Bucket(
+                    "http", self.label, Limits(capacity), create=object, destroy=lambda place: None
+                )
+            return self._gates[capacity]
+
+    def pacer(self, config: HTTPConfig) -> Pacer | None:
+        """Return what keeps the rate of all who call with the same headers and credentials."""
+        if config.rate_limit is None:
+            return None
+        key = (config.tenant, config.rate_limit, config.rate_burst)
+        with self._lock:
+            return _remembered(self._pacers, key, lambda: Pacer(config.rate_limit or 1.0, config.rate_burst))
+
+    def tokens(self, config: HTTPConfig) -> TokenSource | None:
+        """Return the tokens of a configuration whose ``auth`` is a function."""
+        provide = config.auth
+        if not callable(provide):
+            return None
+        with self._lock:
+            return _remembered(self._tokens, provide, lambda: TokenSource(provide))
 
     def call_started(self) -> None:
         """Count a request as in flight."""
         with self._lock:
             self._in_flight += 1
 
-    def call_ended(self, call: Call, response: HTTPResponse | None) -> None:
-        """Count a request that is over; ``response`` is ``None`` if it brought none."""
+    def attempt_started(self) -> None:
+        """Count an attempt."""
+        with self._lock:
+            self._attempts += 1
+
+    def call_ended(self, status: int | None, seconds: float, retries: int, size: int) -> None:
+        """Count a request that is over; ``status`` is ``None`` if it brought no response."""
         with self._lock:
             self._in_flight -= 1
             self._requests += 1
-            self._attempts += call.attempts
-            self._retries += call.retries
-            if response is None:
+            self._retries += retries
+            self._bytes_received += size
+            if status is None:
                 self._failures += 1
-                return
-            self._bytes_received += len(response.content)
-            self._statuses[min(response.status_code // 100, 9)] += 1
-            self._latency.record(response.request_time)
+            else:
+                self._statuses[min(status // 100, 9)] += 1
+                self._latency.record(seconds)
 
     def retry_refused(self) -> None:
         """Count a retry that the budget did not allow."""
@@ -82,6 +136,7 @@ class Origin:
         """Return the counts; times are seconds."""
         with self._lock:
             attempts, opened = self._attempts, self._new_connections
+            circuits = list(self._circuits.values())
             return {
                 "requests": self._requests,
                 "in_flight": self._in_flight,
@@ -92,6 +147,9 @@ class Origin:
                 "deadline_hits": self._deadline_hits,
                 "statuses": {f"{i}xx": count for i, count in enumerate(self._statuses) if count},
                 "latency": self._latency.summary(),
+                "circuit_trips": sum(circuit.trips for circuit in circuits),
+                "circuit": "open" if any(circuit.open for circuit in circuits) else "closed",
+                "waiting_for_a_place": sum(gate.stats()["waiting"] for gate in self._gates.values()),
                 "bytes_received": self._bytes_received,
                 "new_connections": opened,
                 "hits": max(0, attempts - opened),

@@ -17,6 +17,9 @@ from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import HTTPPoolSettings
 from app.pools.errors import PoolClosed
+from app.pools.http_pool.account import Account, open_account
+from app.pools.http_pool.async_transport import AsyncTransport
+from app.pools.http_pool.attempts import attempt_until_settled, attempt_until_settled_async, leave
 from app.pools.http_pool.bodies import NO_JSON, Data
 from app.pools.http_pool.calls import Call
 from app.pools.http_pool.config import HTTPConfig
@@ -24,11 +27,13 @@ from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.response import HTTPResponse
 from app.pools.http_pool.route import Route
 from app.pools.http_pool.sessions import LeasedSession
+from app.pools.http_pool.streams import EventStream, Stream
+from app.pools.http_pool.sync_transport import SyncTransport
 from app.pools.http_pool.tls import Contexts, tls_key
 from app.pools.http_pool.transport import Transport
 from app.pools.http_pool.urls import Params
 
-_ROUTES_REMEMBERED = 1024
+_ACCOUNTS_REMEMBERED = 1024
 
 
 class HTTPPool(ManagedPool):
@@ -46,7 +51,7 @@ class HTTPPool(ManagedPool):
         self._contexts = Contexts()
         self._origins: dict[str, Origin] = {}
         self._transports: dict[Route, Transport] = {}
-        self._by_config: dict[HTTPConfig, Transport] = {}  # a short cut past the route
+        self._accounts: dict[HTTPConfig, Account] = {}
         self._evicted = 0
 
     # Requests
@@ -84,30 +89,14 @@ class HTTPPool(ManagedPool):
             PoolTimeout: every connection was in use until the deadline.
             PoolClosed: the pool is stopped.
         """
-        transport = self._enter(config)
-        try:
-            call = Call(
-                config, transport.origin, method, path,
-                params=params, headers=headers, data=data, json=json, timeout=timeout,
-            )  # fmt: skip
-            return self._run(transport, call)
-        finally:
-            transport.leave()
-
-    def _run(self, transport: Transport, call: Call) -> HTTPResponse:
-        origin = call.origin
+        call = Call(config, method, path, params=params, headers=headers, data=data, json=json, timeout=timeout)
+        origin = self.begin(call)
         response: HTTPResponse | None = None
-        origin.call_started()
         try:
-            while True:
-                call.attempts += 1
-                settled = call.settle(transport.sync.send(call))
-                if isinstance(settled, HTTPResponse):
-                    response = settled
-                    return response
-                time.sleep(settled)
+            response = call.response(attempt_until_settled(call, self.enter, SyncTransport.send))
+            return response
         finally:
-            origin.call_ended(call, response)
+            self._end(call, origin, response)
 
     async def request_async(
         self,
@@ -122,36 +111,94 @@ class HTTPPool(ManagedPool):
         timeout: float | None = None,
     ) -> HTTPResponse:
         """Do what ``request`` does without blocking the event loop."""
-        transport = self._enter(config)
-        try:
-            call = Call(
-                config, transport.origin, method, path,
-                params=params, headers=headers, data=data, json=json, timeout=timeout,
-            )  # fmt: skip
-            return await self._run_async(transport, call)
-        finally:
-            transport.leave()
-
-    async def _run_async(self, transport: Transport, call: Call) -> HTTPResponse:
-        origin = call.origin
+        call = Call(config, method, path, params=params, headers=headers, data=data, json=json, timeout=timeout)
+        origin = self.begin(call)
         response: HTTPResponse | None = None
-        origin.call_started()
         try:
             try:
                 async with asyncio.timeout(call.remaining()) as limit:
-                    while True:
-                        call.attempts += 1
-                        settled = call.settle(await transport.tasks.send(call))
-                        if isinstance(settled, HTTPResponse):
-                            response = settled
-                            return response
-                        await asyncio.sleep(settled)
+                    reply = await attempt_until_settled_async(call, self.enter, AsyncTransport.send)
+                    response = call.response(reply)
+                    return response
             except TimeoutError:
                 if not limit.expired():
                     raise
             raise call.too_late()
         finally:
-            origin.call_ended(call, response)
+            self._end(call, origin, response)
+
+    def begin(self, call: Call) -> Origin:
+        """Count a call in; returns the origin at which it must be counted out. For the package's own use."""
+        call.account = self.enter(call.config)
+        origin = call.account.origin
+        origin.call_started()
+        return origin
+
+    def end(self, call: Call, origin: Origin, status: int | None, seconds: float, size: int) -> None:
+        """Count a call out; ``status`` is ``None`` if it brought no response. For the package's own use."""
+        leave(call)
+        origin.call_ended(status, seconds, call.retries, size)
+
+    def _end(self, call: Call, origin: Origin, response: HTTPResponse | None) -> None:
+        if response is None:
+            self.end(call, origin, None, 0.0, 0)
+        else:
+            self.end(call, origin, response.status_code, response.request_time, len(response.content))
+
+    def stream(
+        self,
+        config: HTTPConfig,
+        method: str,
+        path: str = "",
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Data = None,
+        json: Any = NO_JSON,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        total_timeout: float | None = None,
+        max_size: int | None = None,
+    ) -> Stream:
+        """Return a stream: ``with`` or ``async with`` sends the request and gives the response as it arrives.
+
+        Args:
+            config, method, path, params, headers, data, json: as in ``request``.
+            timeout: seconds until the response's headers, retries included; the configuration's unless given.
+            idle_timeout: seconds between two pieces of the body; the configuration's unless given.
+            total_timeout: seconds for everything; no limit unless given.
+            max_size: bytes of the body, decompressed, at most; ``max_response_size`` unless given.
+
+        Raises on entering:
+            what ``request`` raises.
+        """
+        call = Call(config, method, path, params=params, headers=headers, data=data, json=json, timeout=timeout)
+        if max_size is not None:
+            call.size_limit = max_size
+        return Stream(self, call, config.idle_timeout if idle_timeout is None else idle_timeout, total_timeout)
+
+    def sse(
+        self,
+        config: HTTPConfig,
+        method: str,
+        path: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> EventStream:
+        """Return a stream of server-sent events: ``with`` gives an iterator, ``async with`` an asynchronous one.
+
+        Args:
+            config, method, path, headers: as in ``request``.
+            options: the other keywords of ``stream``.
+
+        Raises on entering:
+            HTTPStatusError: the status is 400 or above.
+            NotAnEventStream: the response has another content type.
+            Exception: what ``request`` raises.
+        """
+        accept = {"Accept": "text/event-stream", "Cache-Control": "no-store", **(headers or {})}
+        return EventStream(self.stream(config, method, path, headers=accept, **options))
 
     @contextmanager
     def session(self, config: HTTPConfig, timeout: float | None = None) -> Iterator[requests.Session]:
@@ -168,7 +215,7 @@ class HTTPPool(ManagedPool):
             PoolTimeout: none became free in time.
             PoolClosed: the pool is stopped.
         """
-        transport = self._enter(config)
+        transport = self.enter(config).transport
         try:
             entry = transport.adapters.checkout(timeout)
             try:
@@ -180,17 +227,17 @@ class HTTPPool(ManagedPool):
 
     # Transports
 
-    def _enter(self, config: HTTPConfig) -> Transport:
-        """Return the transport of ``config`` with the call counted in."""
+    def enter(self, config: HTTPConfig) -> Account:
+        """Return the account of ``config``, with a call counted in at its transport. For the package's own use."""
         self._ensure_running()
         while True:
-            transport = self._by_config.get(config)
-            if transport is not None and transport.enter():
-                return transport
+            account = self._accounts.get(config)
+            if account is not None and account.transport.enter():
+                return account
             self._find(config)
 
     def _find(self, config: HTTPConfig) -> None:
-        """Make the transport of ``config``, or find it by its route."""
+        """Make an account for ``config``, and a transport unless there is one for its route."""
         route = self._route(config)
         retired: list[Transport] = []
         with self._lock:
@@ -205,16 +252,16 @@ class HTTPPool(ManagedPool):
                     oldest = min(self._transports.values(), key=lambda each: (each.busy, each.last_used))
                     retired.append(self._forget(oldest))
                 self._transports[route] = transport
-            if len(self._by_config) >= _ROUTES_REMEMBERED:
-                self._by_config.clear()
-            self._by_config[config] = transport
+            if len(self._accounts) >= _ACCOUNTS_REMEMBERED:
+                self._accounts.clear()
+            self._accounts[config] = open_account(config, transport)
         for each in retired:
             each.retire()
 
     def _forget(self, transport: Transport) -> Transport:
         del self._transports[transport.route]
-        for config in [config for config, each in self._by_config.items() if each is transport]:
-            del self._by_config[config]
+        for config in [config for config, each in self._accounts.items() if each.transport is transport]:
+            del self._accounts[config]
         self._evicted += 1
         return transport
 
@@ -230,6 +277,7 @@ class HTTPPool(ManagedPool):
             max_connections=config.max_connections or self.settings.max_connections,
             connect_timeout=config.connect_timeout,
             keepalive=config.keepalive,
+            block_private=config.block_private,
         )
 
     # Life
@@ -242,7 +290,7 @@ class HTTPPool(ManagedPool):
         holders = [holder for transport in self._all() for holder in transport.drain(deadline)]
         with self._lock:
             self._transports.clear()
-            self._by_config.clear()
+            self._accounts.clear()
         return holders
 
     def sweep(self) -> None:
@@ -267,7 +315,7 @@ class HTTPPool(ManagedPool):
             origin.forget_after_fork()
         forks.bury(self._transports)
         self._transports = {}
-        self._by_config = {}
+        self._accounts = {}
 
     def _all(self) -> list[Transport]:
         with self._lock:

@@ -20,6 +20,7 @@ class Route:
     max_connections: int
     connect_timeout: float
     keepalive: float
+    block_private: bool
 
     @property
     def label(self) -> str:

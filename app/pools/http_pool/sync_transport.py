@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import time
+from collections.abc import Mapping
 
 import urllib3
+from urllib3.util.response import is_fp_closed
 from urllib3.util.wait import wait_for_read
 
 from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
@@ -20,6 +23,7 @@ from app.pools.http_pool.failures import describe
 from app.pools.http_pool.route import Route
 
 _CHUNK = 256 * 1024
+_FAILURES = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 
 
 class SyncTransport:
@@ -41,7 +45,7 @@ class SyncTransport:
                 leak_threshold=leak_threshold or NEVER,
                 fair_after=0.01,
             ),
-            create=lambda: make_connection(route.target, route.context, route.proxy),
+            create=lambda: make_connection(route),
             destroy=_close,
             usable=self._usable,
         )
@@ -55,35 +59,21 @@ class SyncTransport:
             sock is not None and now - entry.idle_since < self._route.keepalive and not wait_for_read(sock, timeout=0.0)
         )
 
-    def send(self, call: Call) -> Reply | Failure:
-        """Make one attempt and return its outcome, the whole body read.
+    def open(self, call: Call) -> SyncBody | Failure:
+        """Make one attempt and return its answer with the body still to be read.
 
         Raises:
             PoolTimeout: every connection was in use until the deadline.
-            DeadlineExceeded: the deadline came first.
         """
         entry = self.bucket.checkout(call.remaining())
         guard = watchdog.watch(call.deadline)
-        outcome: Reply | Failure | None = None
-        in_time = reusable = False
-        try:
-            outcome, reusable = self._exchange(entry.resource, guard, call)
-        finally:
-            in_time = watchdog.release(guard)
-            if reusable and in_time:
-                self.bucket.give_back(entry)
-            else:
-                self.bucket.discard(entry)
-        if not in_time:
-            raise call.too_late()
-        return outcome
-
-    def _exchange(self, connection: Connection, guard: Guard, call: Call) -> tuple[Reply | Failure, bool]:
         sent = False
+        opened: SyncBody | None = None
         try:
+            connection = entry.resource
             if connection.sock is None:
                 open_connection(connection, guard, min(call.config.connect_timeout, call.remaining()))
-                call.origin.connected()
+                call.account.origin.connected()
             guard.sock = connection.sock
             sent = True
             connection.request(
@@ -93,34 +83,132 @@ class SyncTransport:
                 {**call.headers, **self._proxy_headers} if self._forwarded else call.headers,
                 preload_content=False,
             )
-            answer = connection.getresponse()
-            content = read_capped(answer, call)
-        except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as error:
-            return describe(error, sent=sent), False
-        reply = Reply(answer.status, answer.headers, answer.headers.iteritems(), content)
-        return reply, connection.sock is not None
+            opened = SyncBody(self.bucket, entry, guard, connection.getresponse(), call)
+        except _FAILURES as error:
+            return describe(error, sent=sent)
+        finally:
+            if opened is None:
+                watchdog.release(guard)
+                self.bucket.discard(entry)
+        return opened
+
+    def send(self, call: Call) -> Reply | Failure:
+        """Make one attempt and return its answer with the whole body.
+
+        Raises:
+            PoolTimeout: every connection was in use until the deadline.
+            ResponseTooLarge: the body is larger than the call allows.
+        """
+        opened = self.open(call)
+        if isinstance(opened, Failure):
+            return opened
+        try:
+            content = opened.read_all()
+        except _FAILURES as error:
+            return describe(error, sent=True)
+        finally:
+            in_time = opened.close()
+        if not in_time:
+            return Failure("the deadline cut it short", sent=True, late=True)
+        answer = opened.answer
+        return Reply(answer.status, answer.headers, answer.headers.iteritems(), content)
 
 
-def read_capped(answer: urllib3.BaseHTTPResponse, call: Call) -> bytes:
-    """Return the whole body, decompressed.
+class SyncBody:
+    """An answer whose body is still to be read. Its connection must be given back with ``close``."""
 
-    Raises:
-        ResponseTooLarge: it is larger than the configuration allows; no more than that was kept in memory.
-    """
-    limit = call.config.max_response_size
-    length = answer.length_remaining
-    if length is not None and "Content-Encoding" not in answer.headers:
-        if length > limit:
-            raise call.too_large()
-        return answer.read()
-    chunks = []
-    size = 0
-    while chunk := answer.read(_CHUNK):
-        size += len(chunk)
-        if size > limit:
-            raise call.too_large()
-        chunks.append(chunk)
-    return b"".join(chunks)
+    __slots__ = ("_bucket", "_call", "_entry", "_guard", "_size", "answer")
+
+    def __init__(
+        self,
+        bucket: Bucket[Connection],
+        entry: Entry[Connection],
+        guard: Guard,
+        answer: urllib3.BaseHTTPResponse,
+        call: Call,
+    ) -> None:
+        self._bucket = bucket
+        self._entry: Entry[Connection] | None = entry
+        self._guard = guard
+        self._call = call
+        self._size = 0
+        self.answer = answer
+
+    @property
+    def status(self) -> int:
+        """The status."""
+        return self.answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers."""
+        return self.answer.headers
+
+    def read_all(self) -> bytes:
+        """Return the whole body, decompressed.
+
+        Raises:
+            ResponseTooLarge: it is larger than the call allows; no more than that was kept in memory.
+        """
+        answer = self.answer
+        limit = self._call.size_limit
+        length = answer.length_remaining
+        if length is not None and "Content-Encoding" not in answer.headers:
+            if length > limit:
+                raise self._call.too_large()
+            return answer.read()
+        chunks = []
+        while chunk := answer.read(_CHUNK):
+            self._count(chunk)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def read_some(self, idle: float, deadline: float) -> bytes | Failure:
+        """Return what arrives next, decompressed; ``b""`` at the end.
+
+        Args:
+            idle: seconds to wait for it.
+            deadline: the latest moment to wait until, in monotonic seconds.
+
+        Raises:
+            ResponseTooLarge: the body is larger than the call allows.
+        """
+        if self._entry is None:
+            return b""
+        watchdog.extend(self._guard, min(time.monotonic() + idle, deadline))
+        try:
+            chunk = self.answer.read1(_CHUNK)
+        except _FAILURES as error:
+            failure = describe(error, sent=True)
+            failure.late = not watchdog.extend(self._guard, NEVER)
+            return failure
+        # The reader's own time does not count: only waiting for the server does.
+        if not watchdog.extend(self._guard, NEVER):
+            return Failure("nothing arrived in time", sent=True, late=True)
+        self._count(chunk)
+        return chunk
+
+    def _count(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size > self._call.size_limit:
+            raise self._call.too_large()
+
+    def close(self) -> bool:
+        """Give the connection back, or close it if the body was not read to its end.
+
+        Returns:
+            whether the deadline was kept: otherwise what was read since is worth nothing.
+        """
+        entry, self._entry = self._entry, None
+        if entry is None:
+            return True
+        in_time = watchdog.release(self._guard)
+        if in_time and entry.resource.sock is not None and is_fp_closed(self.answer):
+            self._bucket.give_back(entry)
+        else:
+            self._bucket.discard(entry)
+            self.answer.close()
+        return in_time
 
 
 def _close(connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from typing import TypeAlias
@@ -16,7 +17,10 @@ TLSKey: TypeAlias = "tuple[bool, str | None, str | tuple[str, str] | None]"
 
 def tls_key(config: HTTPConfig) -> TLSKey:
     """Return what decides which certificates are trusted and shown."""
-    return config.verify, config.ca_file, config.cert_files
+    ca = config.ca_file
+    if ca is None and config.trust_env:
+        ca = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return config.verify, ca, config.cert_files
 
 
 class Contexts:

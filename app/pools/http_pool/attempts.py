@@ -1,0 +1,136 @@
+"""The loop over a call's attempts, for threads and for tasks. What follows each attempt, the call decides."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from app.pools.http_pool.account import Account
+from app.pools.http_pool.async_transport import AsyncBody, AsyncTransport
+from app.pools.http_pool.calls import Call, Elsewhere, Failure, Reply
+from app.pools.http_pool.config import HTTPConfig
+from app.pools.http_pool.sync_transport import SyncBody, SyncTransport
+
+A = TypeVar("A", Reply, SyncBody)
+B = TypeVar("B", Reply, AsyncBody)
+
+
+def attempt_until_settled(
+    call: Call, enter: Callable[[HTTPConfig], Account], send: Callable[[SyncTransport, Call], A | Failure]
+) -> A:
+    """Return the answer that stands.
+
+    Args:
+        call: the call, counted in at its account; afterwards it may be counted in at another one.
+        enter: returns the account of a configuration with the call counted in.
+        send: makes one attempt.
+    """
+    while True:
+        outcome = _attempt(call, send)
+        if isinstance(outcome, Failure):
+            _give_up_place(call)
+            time.sleep(call.after_failure(outcome))
+            continue
+        try:
+            step = call.after_answer(outcome)
+        except BaseException:
+            outcome.close()
+            raise
+        if step is None:
+            return outcome
+        outcome.close()
+        _give_up_place(call)
+        if isinstance(step, Elsewhere):
+            _move(call, enter(step.config))
+        elif step:
+            time.sleep(step)
+
+
+def _attempt(call: Call, send: Callable[[SyncTransport, Call], A | Failure]) -> A | Failure:
+    account = call.account
+    probe = account.circuit.admit()
+    healthy: bool | None = None
+    try:
+        if account.pacer is not None:
+            time.sleep(call.turn())
+        if account.tokens is not None and call.wants_token:
+            call.authorize(account.tokens.get(call.remaining()))
+        if account.gate is not None:
+            call.place = account.gate.checkout(call.remaining())
+        call.attempts += 1
+        account.origin.attempt_started()
+        outcome = send(account.transport.sync, call)
+        healthy = call.healthy(outcome)
+        return outcome
+    finally:
+        account.circuit.settle(probe=probe, healthy=healthy)
+
+
+async def attempt_until_settled_async(
+    call: Call, enter: Callable[[HTTPConfig], Account], send: Callable[[AsyncTransport, Call], Awaitable[B | Failure]]
+) -> B:
+    """Do what ``attempt_until_settled`` does without blocking the event loop."""
+    while True:
+        outcome = await _attempt_async(call, send)
+        if isinstance(outcome, Failure):
+            _give_up_place(call)
+            await asyncio.sleep(call.after_failure(outcome))
+            continue
+        try:
+            step = call.after_answer(outcome)
+        except BaseException:
+            outcome.close()
+            raise
+        if step is None:
+            return outcome
+        outcome.close()
+        _give_up_place(call)
+        if isinstance(step, Elsewhere):
+            _move(call, enter(step.config))
+        elif step:
+            await asyncio.sleep(step)
+
+
+async def _attempt_async(call: Call, send: Callable[[AsyncTransport, Call], Awaitable[B | Failure]]) -> B | Failure:
+    account = call.account
+    probe = account.circuit.admit()
+    healthy: bool | None = None
+    sent = False
+    try:
+        if account.pacer is not None:
+            await asyncio.sleep(call.turn())
+        if account.tokens is not None and call.wants_token:
+            call.authorize(await account.tokens.get_async(call.remaining()))
+        if account.gate is not None:
+            call.place = await account.gate.checkout_async(call.remaining())
+        call.attempts += 1
+        account.origin.attempt_started()
+        sent = True
+        outcome = await send(account.transport.tasks, call)
+        healthy = call.healthy(outcome)
+        return outcome
+    except asyncio.CancelledError:
+        if sent and time.monotonic() >= call.deadline:
+            healthy = False  # the deadline came while it was the server's turn
+        raise
+    finally:
+        account.circuit.settle(probe=probe, healthy=healthy)
+
+
+def leave(call: Call) -> None:
+    """Count a call out, wherever it has got to."""
+    _give_up_place(call)
+    call.account.transport.leave()
+
+
+def _move(call: Call, account: Account) -> None:
+    call.account, left = account, call.account
+    left.transport.leave()
+
+
+def _give_up_place(call: Call) -> None:
+    place, call.place = call.place, None
+    if place is not None and call.account.gate is not None:
+        call.account.gate.give_back(place)
