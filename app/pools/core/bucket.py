@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from app.pools.core import forks
-from app.pools.core.holders import CallSite, call_site, render
-from app.pools.core.statistics import Histogram
+from app.pools.core.budget import Budget
+from app.pools.core.holders import CallSite, checkout_site, render
+from app.pools.core.statistics import Histogram, recent_summary
 from app.pools.core.waiters import Permit, TaskWaiter, ThreadWaiter, Waiter
 from app.pools.errors import PoolClosed, PoolTimeout
 
@@ -36,7 +37,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NEVER = float("inf")
-_SITE_DEPTH = 6
+_DOOMED = 0.0  # an expiry that has always passed
+_REMEMBERED_USES = 4096
+_now = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Limits:
 class Entry(Generic[T]):
     """A connection and its history. Who has checked it out owns it and may write to it."""
 
-    __slots__ = ("doomed", "expires_at", "idle_since", "leased_at", "reported", "resource", "site", "uses")
+    __slots__ = ("expires_at", "idle_since", "leased_at", "reported_at", "resource", "site", "uses")
 
     def __init__(self, resource: T, expires_at: float) -> None:
         self.resource = resource
@@ -73,8 +76,7 @@ class Entry(Generic[T]):
         self.leased_at = 0.0
         self.site: CallSite = ()
         self.uses = 0
-        self.reported = False
-        self.doomed = False
+        self.reported_at = 0.0
 
 
 class Bucket(Generic[T]):
@@ -90,6 +92,7 @@ class Bucket(Generic[T]):
             making one does not block.
         usable: says at a checkout whether an entry idle until now still works; must cost next to nothing in
             the common case. Called without a lock by the thread that is about to own the entry.
+        budget: a cap over several buckets, in addition to this one's.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Bucket(Generic[T]):
         destroy: Callable[[T], None],
         create_async: Callable[[], Awaitable[T]] | None = None,
         usable: Callable[[Entry[T], float], bool] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.pool = pool
         self.label = label
@@ -110,6 +114,9 @@ class Bucket(Generic[T]):
         self._create_async = create_async
         self._destroy = destroy
         self._usable = usable
+        self._budget = budget
+        if budget is not None:
+            budget.join(self)
         self._reset()
 
     def _reset(self) -> None:
@@ -120,7 +127,10 @@ class Bucket(Generic[T]):
         self._entries: set[Entry[T]] = set()
         self._waiters: deque[Waiter[Entry[T]]] = deque()
         self._size = 0  # entries, and places kept for connections that are being made
+        self._parked: list[Entry[T]] = []  # what would be idle, while the bucket is paused
         self._closed = False
+        self._paused = False
+        self._guarded = False  # closed or paused: what is given back must not become idle
         self._drained = threading.Event()
         self._misses = 0
         self._retired_uses = 0
@@ -129,6 +139,8 @@ class Bucket(Generic[T]):
         self._timeouts = 0
         self._leaks = 0
         self._waits = Histogram()
+        # The latest leases' durations. Appending is atomic, so that a return takes no lock for it.
+        self._used: deque[float] = deque(maxlen=_REMEMBERED_USES)
 
     # Checkout
 
@@ -142,13 +154,18 @@ class Bucket(Generic[T]):
             PoolTimeout: none became free in time.
             PoolClosed: the bucket is closed.
         """
-        while True:
-            try:
-                entry = self._idle.pop()
-            except IndexError:
-                entry = self._checkout_slowly(timeout)
-            if self._take(entry):
-                return entry
+        try:
+            entry = self._idle.pop()
+        except IndexError:
+            entry = self._checkout_slowly(timeout)
+        now = _now()
+        if entry.expires_at <= now or (self._usable is not None and not self._usable(entry, now)):
+            entry = self._checkout_fit(entry, timeout)
+            now = _now()
+        entry.leased_at = now
+        entry.uses += 1
+        entry.site = checkout_site(2)
+        return entry
 
     async def checkout_async(self, timeout: float | None = None) -> Entry[T]:
         """Do what ``checkout`` does without blocking the event loop."""
@@ -157,22 +174,29 @@ class Bucket(Generic[T]):
                 entry = self._idle.pop()
             except IndexError:
                 entry = await self._checkout_slowly_async(timeout)
-            if self._take(entry):
-                return entry
-
-    def _take(self, entry: Entry[T]) -> bool:
-        """Make ``entry`` the caller's, or retire it and return ``False``."""
-        now = time.monotonic()
-        if entry.uses and (entry.expires_at <= now or (self._usable is not None and not self._usable(entry, now))):
+            now = _now()
+            if self._is_fit(entry, now):
+                break
             self._retire(entry)
-            return False
-        if self._closed:
-            self._retire(entry)
-            raise PoolClosed(self.pool)
         entry.leased_at = now
         entry.uses += 1
-        entry.site = call_site(_SITE_DEPTH, skip=3)
-        return True
+        entry.site = checkout_site(2)
+        return entry
+
+    def _checkout_fit(self, entry: Entry[T], timeout: float | None) -> Entry[T]:
+        """Return ``entry`` if it is new, or else the first other one that is fit for use."""
+        while not self._is_fit(entry, _now()):
+            self._retire(entry)
+            try:
+                entry = self._idle.pop()
+            except IndexError:
+                entry = self._checkout_slowly(timeout)
+        return entry
+
+    def _is_fit(self, entry: Entry[T], now: float) -> bool:
+        if not entry.uses and entry.expires_at != _DOOMED:
+            return True  # a replacement would not be any newer
+        return entry.expires_at > now and (self._usable is None or self._usable(entry, now))
 
     def _checkout_slowly(self, timeout: float | None) -> Entry[T]:
         waiter: ThreadWaiter[Entry[T]] = ThreadWaiter()
@@ -213,19 +237,32 @@ class Bucket(Generic[T]):
             self._release_place()
             raise
 
-    def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Permit | None:
+    def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Permit | Exception | None:
         """Take a place below the cap, or a place in the queue."""
         # Critical section: decide here whether to grow or to wait. Nothing else may add to the size.
         with self._lock:
             if self._closed:
                 return Permit.CLOSED
-            if self._size < self.limits.capacity:
-                self._size += 1
+            may_grow = not self._paused and self._may_grow()
+            if may_grow and self._reserve():
                 return Permit.GROW
             self._waiters.append(waiter)
+        if may_grow and self._budget is not None:
+            self._budget.reclaim(self)
         return self._look_again(waiter, last_chance=False)  # an entry may have come back before we queued
 
-    def _look_again(self, waiter: Waiter[Entry[T]], *, last_chance: bool) -> Entry[T] | Permit | None:
+    def _may_grow(self) -> bool:
+        """Say, under the lock, whether a caller may make a connection now."""
+        return self._size < self.limits.capacity
+
+    def _reserve(self) -> bool:
+        """Keep, under the lock, a place for one more connection, if all caps allow it."""
+        if self._size >= self.limits.capacity or (self._budget is not None and not self._budget.take(self)):
+            return False
+        self._size += 1
+        return True
+
+    def _look_again(self, waiter: Waiter[Entry[T]], *, last_chance: bool) -> Entry[T] | Permit | Exception | None:
         """Return what the waiter was granted or finds idle; at its last chance raise ``PoolTimeout`` instead."""
         # Critical section: a grant, an idle entry and giving up exclude each other.
         with self._lock:
@@ -259,7 +296,9 @@ class Bucket(Generic[T]):
         elif self._waiters:
             self._serve()  # it may have been woken for an entry that another can use now
 
-    def _entry_of(self, granted: Entry[T] | Permit) -> Entry[T]:
+    def _entry_of(self, granted: Entry[T] | Permit | Exception) -> Entry[T]:
+        if isinstance(granted, Exception):
+            raise granted
         if isinstance(granted, Permit):
             raise PoolClosed(self.pool)
         return granted
@@ -285,32 +324,47 @@ class Bucket(Generic[T]):
             self._size -= 1
             if self._closed and not self._size:
                 self._drained.set()
+        if self._budget is not None:
+            self._budget.give()
         self._serve()
 
     # Return
 
     def give_back(self, entry: Entry[T]) -> None:
         """Return a healthy entry, for the next caller."""
-        if self._closed or entry.doomed:
+        now = _now()
+        self._used.append(now - entry.leased_at)
+        entry.idle_since = now
+        entry.leased_at = 0.0
+        if entry.expires_at <= now:
             self._retire(entry)
+        elif self._waiters or self._guarded:
+            self._serve(entry)
         else:
-            self._make_idle(entry)
+            self._idle.append(entry)
+            if self._waiters or self._guarded:  # they came in between
+                self._serve()
 
     def _make_idle(self, entry: Entry[T]) -> None:
-        entry.idle_since = time.monotonic()
-        entry.leased_at = 0.0
-        entry.reported = False
-        if self._waiters:
-            self._serve(entry)
-            return
-        self._idle.append(entry)
-        if self._waiters or self._closed:
-            self._serve()
+        """Pass on an entry that was not leased."""
+        entry.idle_since = _now()
+        self._serve(entry)
+
+    def detach(self, entry: Entry[T]) -> T:
+        """Take a leased entry's connection out of the bucket for good; closing it is the caller's part now."""
+        with self._lock:
+            known = entry in self._entries
+            self._entries.discard(entry)
+            self._retired_uses += entry.uses
+        if known:
+            self._release_place()
+        return entry.resource
 
     def discard(self, entry: Entry[T]) -> None:
         """Return an entry that nobody may use again: its state is unknown, broken, or private."""
         with self._lock:
             self._discarded += 1
+        self._used.append(_now() - entry.leased_at)
         self._retire(entry)
 
     def _retire(self, entry: Entry[T]) -> None:
@@ -325,37 +379,88 @@ class Bucket(Generic[T]):
 
     def _serve(self, returned: Entry[T] | None = None) -> None:
         """Pass ``returned``, idle entries and free places on to the waiters."""
-        now = time.monotonic()
+        now = _now()
+        unused = 0
         # Critical section: the order of the queue is decided here and nowhere else.
         with self._lock:
-            while self._waiters and not self._closed:
+            while self._waiters and not self._guarded:
                 first = self._waiters[0]
-                if self._size < self.limits.capacity:
-                    grant: Entry[T] | Permit = Permit.GROW
-                elif now - first.since < self.limits.fair_after:
-                    if (returned is not None or self._idle) and not first.wake():
-                        self._waiters.popleft()
-                        continue
-                    break
-                elif returned is not None:
+                if (returned is not None or self._idle) and now - first.since < self.limits.fair_after:
+                    if first.wake():
+                        break
+                    self._waiters.popleft()
+                    continue
+                grant: Entry[T] | Permit
+                if returned is not None:
                     grant, returned = returned, None
-                else:
+                elif self._idle:
                     try:
                         grant = self._idle.pop()
-                    except IndexError:
-                        break
+                    except IndexError:  # a checkout that takes no lock was faster
+                        continue
+                elif self._may_grow() and self._reserve():
+                    grant = Permit.GROW
+                else:
+                    break
                 self._waiters.popleft()
                 if first.wake():
                     first.granted = grant
-                    if grant is Permit.GROW:
-                        self._size += 1
                 elif isinstance(grant, Entry):
                     returned = grant
+                else:
+                    unused += 1
             if returned is not None:
                 self._idle.append(returned)
+            if self._paused:
+                self._park()
             closed = self._closed
+        for _ in range(unused):
+            self._release_place()
         if closed:
             self._retire_idle()
+
+    def serve_waiters(self) -> None:
+        """Pass what has become free on to those who wait."""
+        if self._waiters:
+            self._serve()
+
+    def yield_idle(self) -> bool:
+        """Close the coldest idle connection, for another bucket's sake; not one that may never expire."""
+        if self.limits.idle_timeout == NEVER:
+            return False
+        try:
+            entry = self._idle.popleft()
+        except IndexError:
+            return False
+        with self._lock:
+            self._cleaned += 1
+        self._retire(entry)
+        return True
+
+    # Pausing
+
+    def pause(self) -> None:
+        """Hand out nothing until ``resume``; whoever checks out waits, as if all were in use."""
+        with self._lock:
+            self._paused = self._guarded = True
+            self._park()
+
+    def resume(self) -> None:
+        """Hand out again, first to those who wait."""
+        with self._lock:
+            self._paused = False
+            self._guarded = self._closed
+            self._idle.extend(self._parked)
+            self._parked.clear()
+        self._serve()
+
+    def _park(self) -> None:
+        """Put idle entries, under the lock, where no checkout finds them."""
+        while True:
+            try:
+                self._parked.append(self._idle.popleft())
+            except IndexError:
+                return
 
     def _timed_out(self, waited: float) -> PoolTimeout:
         leased = [entry for entry in self._snapshot() if entry.leased_at]
@@ -368,6 +473,7 @@ class Bucket(Generic[T]):
             waiters=len(self._waiters),
             waited=waited,
             longest_holder=None if longest is None else _describe(longest),
+            total=self._budget.capacity if self._budget is not None and not self._budget.left else None,
         )
 
     # Housekeeping
@@ -376,9 +482,8 @@ class Bucket(Generic[T]):
         """Make connections up to ``limits.min_idle``. Raises what ``create`` raises."""
         while True:
             with self._lock:
-                if self._closed or self._size >= min(self.limits.min_idle, self.limits.capacity):
+                if self._closed or self._size >= self.limits.min_idle or not self._reserve():
                     return
-                self._size += 1
             try:
                 entry = self._admit(self._create(), missed=0)
             except BaseException:
@@ -416,8 +521,8 @@ class Bucket(Generic[T]):
     def _report_leaks(self, now: float) -> None:
         for entry in self._snapshot():
             leased_at = entry.leased_at
-            if leased_at and now - leased_at >= self.limits.leak_threshold and not entry.reported:
-                entry.reported = True
+            if leased_at and now - leased_at >= self.limits.leak_threshold and entry.reported_at != leased_at:
+                entry.reported_at = leased_at
                 with self._lock:
                     self._leaks += 1
                 log.warning(
@@ -432,7 +537,11 @@ class Bucket(Generic[T]):
     def refuse(self) -> None:
         """Hand out nothing more, fail those who wait, close what is idle."""
         with self._lock:
-            self._closed = True
+            self._closed = self._guarded = True
+            self._idle.extend(self._parked)
+            self._parked.clear()
+            for entry in self._entries:
+                entry.expires_at = _DOOMED  # seen also by a checkout, which takes no lock
             if not self._size:
                 self._drained.set()
             waiters, self._waiters = self._waiters, deque()
@@ -461,13 +570,13 @@ class Bucket(Generic[T]):
     def clear(self) -> None:
         """Close what is idle, and what is leased once it is given back; those who come later get new ones."""
         for entry in self._snapshot():
-            entry.doomed = True
+            entry.expires_at = _DOOMED
         self._retire_idle()
 
     def forget_after_fork(self) -> None:
         """Start empty in a child process; what the parent opened stays untouched."""
         for entry in self._entries:
-            entry.doomed = True
+            entry.expires_at = _DOOMED
         forks.bury(self._entries)
         self._reset()
 
@@ -499,6 +608,7 @@ class Bucket(Generic[T]):
             "timeouts": self._timeouts,
             "leaks": self._leaks,
             "wait": waits,
+            "use": recent_summary(self._used.copy()),
         }
 
 

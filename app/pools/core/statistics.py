@@ -50,6 +50,22 @@ class Histogram:
         }
 
 
+def recent_summary(durations: Iterable[float]) -> dict[str, float]:
+    """Return the count, three quantiles and the longest of ``durations``, all but the first in seconds."""
+    ordered = sorted(durations) or [0.0]
+
+    def quantile(fraction: float) -> float:
+        return ordered[round(fraction * (len(ordered) - 1))]
+
+    return {
+        "count": len(ordered) if ordered != [0.0] else 0,
+        "p50": quantile(0.50),
+        "p95": quantile(0.95),
+        "p99": quantile(0.99),
+        "max": ordered[-1],
+    }
+
+
 def pool_stats(buckets: Iterable[tuple[str, dict[str, Any]]], *, cleanup_thread_alive: bool) -> PoolStats:
     """Add up the statistics of a pool's buckets.
 

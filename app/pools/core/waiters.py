@@ -25,7 +25,7 @@ class Waiter(Generic[E]):
 
     def __init__(self) -> None:
         self.since = time.monotonic()
-        self.granted: E | Permit | None = None
+        self.granted: E | Permit | Exception | None = None
 
     def wake(self) -> bool:
         """Let the waiter look again. Returns ``False`` if it can no longer be reached."""

@@ -1,0 +1,362 @@
+"""The bucket: one owner per connection, a cap that holds, and nobody left waiting."""
+
+import asyncio
+import itertools
+import logging
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.pools.core.bucket import Bucket, Limits
+from app.pools.core.budget import Budget
+from app.pools.errors import PoolClosed, PoolTimeout
+from tests.support.waiting import eventually, eventually_async
+
+
+class Maker:
+    """Makes numbered connections and remembers which are open."""
+
+    def __init__(self):
+        self.numbers = itertools.count()
+        self.open = set()
+        self.most = 0
+
+    def create(self):
+        number = next(self.numbers)
+        self.open.add(number)
+        self.most = max(self.most, len(self.open))
+        return number
+
+    def destroy(self, number):
+        self.open.remove(number)
+
+    def bucket(self, capacity=2, budget=None, usable=None, **limits):
+        return Bucket(
+            "test",
+            "key",
+            Limits(capacity=capacity, **limits),
+            create=self.create,
+            destroy=self.destroy,
+            budget=budget,
+            usable=usable,
+        )
+
+
+@pytest.fixture
+def maker():
+    return Maker()
+
+
+def test_the_warmest_is_used_first(maker):
+    """Idle connections form a stack, so that the coldest can expire."""
+    bucket = maker.bucket()
+    first, second = bucket.checkout(), bucket.checkout()
+    bucket.give_back(first)
+    bucket.give_back(second)
+    assert second is bucket.checkout()
+    assert first is bucket.checkout()
+
+
+def test_a_discarded_connection_is_closed_and_its_place_is_free(maker):
+    """After a discard the next caller gets a new connection."""
+    bucket = maker.bucket(capacity=1)
+    bucket.discard(bucket.checkout())
+    assert 1 == bucket.checkout(timeout=0).resource
+    assert {1} == maker.open
+
+
+def test_a_checkout_gives_up_at_its_deadline_and_names_the_holder(maker):
+    """The error says the key, the cap, how many wait, and who holds longest."""
+    bucket = maker.bucket(capacity=1)
+    bucket.checkout()
+    with pytest.raises(PoolTimeout) as refused:
+        bucket.checkout(timeout=0.01)
+    assert (1, 1, "key") == (refused.value.in_use, refused.value.capacity, refused.value.key)
+    assert "test_a_checkout_gives_up_at_its_deadline_and_names_the_holder" in str(refused.value)
+    assert 1 == bucket.stats()["timeouts"]
+
+
+def test_a_returned_connection_goes_to_the_one_who_waited_longest(maker):
+    """Waiters are served in the order in which they came."""
+    bucket = maker.bucket(capacity=1, checkout_timeout=10)
+    entry = bucket.checkout()
+    served = []
+
+    def wait(name):
+        mine = bucket.checkout()
+        served.append(name)
+        bucket.give_back(mine)
+
+    threads = []
+    for name in range(5):
+        threads.append(threading.Thread(target=wait, args=(name,)))
+        threads[-1].start()
+        eventually(lambda: bucket.stats()["waiting"] == len(threads))
+    bucket.give_back(entry)
+    for thread in threads:
+        thread.join(10)
+    assert [0, 1, 2, 3, 4] == served
+
+
+async def test_threads_and_tasks_wait_in_one_queue(maker):
+    """A thread's return serves a task that waits, and a task's return a thread."""
+    bucket = maker.bucket(capacity=1, checkout_timeout=10)
+    entry = bucket.checkout()
+    task = asyncio.create_task(bucket.checkout_async())
+    await eventually_async(lambda: bucket.stats()["waiting"] == 1)
+    thread = threading.Thread(target=bucket.give_back, args=(entry,))
+    thread.start()
+    assert entry is await asyncio.wait_for(task, 10)
+    waiting = asyncio.create_task(asyncio.to_thread(bucket.checkout))
+    await eventually_async(lambda: bucket.stats()["waiting"] == 1)
+    bucket.give_back(entry)
+    assert entry is await asyncio.wait_for(waiting, 10)
+    thread.join(10)
+
+
+@pytest.mark.parametrize("fair_after", [0.0, 0.001])
+def test_the_cap_holds_and_no_wake_up_is_lost(maker, fair_after):
+    """Many threads that check out, fail, wait and discard at once never exceed the cap and all come through."""
+    bucket = maker.bucket(capacity=3, checkout_timeout=30, fair_after=fair_after)
+    busy = set()
+
+    def churn(seed):
+        choose = random.Random(seed)
+        for _ in range(300):
+            entry = bucket.checkout()
+            assert entry.resource not in busy
+            busy.add(entry.resource)
+            if choose.random() < 0.2:
+                time.sleep(0)
+            busy.remove(entry.resource)
+            (bucket.discard if choose.random() < 0.1 else bucket.give_back)(entry)
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(churn, range(16)))
+    assert maker.most <= 3
+    stats = bucket.stats()
+    assert (0, 0, 4800) == (stats["active"], stats["waiting"], stats["hits"] + stats["misses"])
+
+
+async def test_cancelled_waiters_lose_nothing(maker):
+    """What was granted to a task that is being cancelled goes to the next one."""
+    bucket = maker.bucket(capacity=2, checkout_timeout=30)
+
+    async def use(n):
+        entry = await bucket.checkout_async()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            bucket.give_back(entry)
+
+    for round_ in range(50):
+        tasks = [asyncio.create_task(use(n)) for n in range(20)]
+        await asyncio.sleep(0)
+        for task in random.Random(round_).sample(tasks, 10):
+            task.cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+        assert 0 == bucket.stats()["active"]
+
+
+def test_a_failed_creation_frees_its_place(maker):
+    """When a connection cannot be made, the next caller may try."""
+    bucket = maker.bucket(capacity=1)
+    good, maker.create = maker.create, lambda: 1 / 0
+    broken = maker.bucket(capacity=1)
+    with pytest.raises(ZeroDivisionError):
+        broken.checkout()
+    broken._create = good
+    assert broken.checkout(timeout=0)
+    assert bucket.checkout(timeout=0)
+
+
+def test_old_and_unusable_connections_are_replaced_at_the_checkout(maker):
+    """A connection past its lifetime, or one that no longer works, is not handed out."""
+    bucket = maker.bucket(max_lifetime=0.01)
+    bucket.give_back(bucket.checkout())
+    eventually(lambda: bucket.checkout().resource > 0)
+    alive = maker.bucket(usable=lambda entry, now: False)
+    first = alive.checkout()
+    alive.give_back(first)
+    assert first is not alive.checkout()
+    assert first.resource not in maker.open
+
+
+def test_idle_connections_expire_down_to_the_minimum(maker):
+    """Housekeeping closes what is idle too long, the coldest first, and leaves the minimum open."""
+    bucket = maker.bucket(capacity=5, min_idle=2, idle_timeout=0.01)
+    for entry in [bucket.checkout() for _ in range(5)]:
+        bucket.give_back(entry)
+
+    def swept():
+        bucket.sweep()
+        return bucket.stats()["total"] == 2
+
+    eventually(swept)
+    assert 3 == bucket.stats()["cleaned"]
+    assert {3, 4} == maker.open
+
+
+def test_the_minimum_is_made_ahead(maker):
+    """`fill` makes the minimum of idle connections, which then count as hits."""
+    bucket = maker.bucket(capacity=5, min_idle=2)
+    bucket.fill()
+    assert {0, 1} == maker.open
+    bucket.checkout()
+    assert 1 == bucket.stats()["hits"]
+
+
+def test_a_lease_held_too_long_is_reported_once(maker, caplog):
+    """The report names the line of the checkout; a second sweep says nothing."""
+    bucket = maker.bucket(leak_threshold=0.001)
+    entry = bucket.checkout()
+    eventually(lambda: time.monotonic() - entry.leased_at > 0.001)
+    with caplog.at_level(logging.WARNING):
+        bucket.sweep()
+        bucket.sweep()
+    assert 1 == len(caplog.records)
+    assert "test_a_lease_held_too_long_is_reported_once" in caplog.text
+    bucket.give_back(entry)
+
+
+def test_a_paused_bucket_lets_everyone_wait(maker):
+    """While paused nothing is handed out; `resume` serves who waited, with the same connection."""
+    bucket = maker.bucket(checkout_timeout=10)
+    entry = bucket.checkout()
+    idle = bucket.checkout()
+    bucket.give_back(idle)
+    bucket.pause()
+    bucket.give_back(entry)
+    with pytest.raises(PoolTimeout):
+        bucket.checkout(timeout=0.01)
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(bucket.checkout()))
+    waiting.start()
+    eventually(lambda: bucket.stats()["waiting"] == 1)
+    bucket.resume()
+    waiting.join(10)
+    assert got[0] in (entry, idle)
+    assert 2 == bucket.stats()["total"]
+
+
+def test_a_paused_bucket_can_be_closed(maker):
+    """Closing ends a pause: those who wait are told, and what was set aside is closed."""
+    bucket = maker.bucket(checkout_timeout=10)
+    bucket.give_back(bucket.checkout())
+    bucket.pause()
+    bucket.refuse()
+    assert set() == maker.open
+    with pytest.raises(PoolClosed):
+        bucket.checkout()
+
+
+def test_a_detached_connection_is_the_callers(maker):
+    """Detaching frees the place and leaves the connection open."""
+    bucket = maker.bucket(capacity=1)
+    assert 0 == bucket.detach(bucket.checkout())
+    assert 1 == bucket.checkout(timeout=0).resource
+    assert {0, 1} == maker.open
+
+
+def test_closing_fails_those_who_wait_and_names_those_who_hold(maker):
+    """`refuse` fails waiters at once; `drain` says who still holds; a late return is closed."""
+    bucket = maker.bucket(capacity=1, checkout_timeout=10)
+    entry = bucket.checkout()
+    errors = []
+
+    def wait():
+        try:
+            bucket.checkout()
+        except PoolClosed as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    eventually(lambda: bucket.stats()["waiting"] == 1)
+    bucket.refuse()
+    waiting.join(10)
+    assert 1 == len(errors)
+    (holder,) = bucket.drain(0.01)
+    assert "test_closing_fails_those_who_wait_and_names_those_who_hold" in holder
+    bucket.give_back(entry)
+    assert [] == bucket.drain(10)
+    assert set() == maker.open
+
+
+def test_a_returned_connection_past_its_end_is_closed(maker):
+    """After `clear`, a connection that is out is closed at its return."""
+    bucket = maker.bucket()
+    entry = bucket.checkout()
+    bucket.clear()
+    bucket.give_back(entry)
+    assert set() == maker.open
+
+
+def test_a_forked_child_starts_empty(maker):
+    """A child's bucket hands out connections of its own, and returning the parent's closes nothing."""
+    bucket = maker.bucket(capacity=2)
+    entry = bucket.checkout()
+    bucket.give_back(bucket.checkout())
+    bucket.forget_after_fork()
+    assert 2 == bucket.checkout().resource
+    bucket.give_back(entry)
+    bucket.discard(entry)
+    assert {0, 1, 2} == maker.open
+    assert 3 == bucket.checkout(timeout=0).resource
+
+
+def test_uses_and_waits_are_measured(maker):
+    """The statistics tell how long leases and waits took."""
+    bucket = maker.bucket(capacity=1)
+    bucket.give_back(bucket.checkout())
+    assert {"count": 1} == {"count": bucket.stats()["use"]["count"]}
+    bucket.checkout()
+    with pytest.raises(PoolTimeout):
+        bucket.checkout(timeout=0.01)
+    assert bucket.stats()["wait"]["max"] >= 0.01
+
+
+# The cap over several buckets
+
+
+def test_buckets_share_a_budget(maker):
+    """Two buckets together never have more connections than their budget, and the error says that it is used up."""
+    budget = Budget(3)
+    one, two = (maker.bucket(capacity=3, budget=budget) for _ in range(2))
+    held = [one.checkout(), one.checkout(), two.checkout()]
+    with pytest.raises(PoolTimeout, match="all 3 connections"):
+        two.checkout(timeout=0.01)
+    one.discard(held[0])
+    assert two.checkout(timeout=0)
+    assert 3 == maker.most
+
+
+def test_a_budget_takes_idle_connections_from_other_buckets(maker):
+    """A bucket that needs a place has the coldest idle connection of another one closed."""
+    budget = Budget(2)
+    one, two = (maker.bucket(capacity=2, budget=budget, idle_timeout=60) for _ in range(2))
+    first, second = one.checkout(), one.checkout()
+    one.give_back(first)
+    one.give_back(second)
+    assert 2 == two.checkout(timeout=0).resource
+    assert {1, 2} == maker.open
+
+
+def test_a_place_in_the_budget_reaches_a_waiter_of_another_bucket(maker):
+    """Whoever waits for the budget is served when any bucket gives a place up, also under churn."""
+    budget = Budget(2)
+    buckets = [maker.bucket(capacity=2, budget=budget, checkout_timeout=30, idle_timeout=60) for _ in range(4)]
+
+    def churn(seed):
+        choose = random.Random(seed)
+        for _ in range(100):
+            bucket = choose.choice(buckets)
+            (bucket.discard if choose.random() < 0.5 else bucket.give_back)(bucket.checkout())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(churn, range(8)))
+    assert maker.most <= 2
+    assert budget.left == 2 - len(maker.open)
