@@ -1,0 +1,70 @@
+"""Where things are: the folder to index unless one is named, and the file of its index."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from app.demo.folder import INDEX_FOLDER
+
+_INDEX = "index.sqlite"
+_SQLITE = b"SQLite format 3\0"
+
+
+def default_folder() -> Path:
+    """Return the folder that holds this project's documentation and source; in an installation, the package."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent
+    return checkout if (checkout / "docs").is_dir() and (checkout / "pyproject.toml").is_file() else package
+
+
+def index_file(folder: Path) -> Path:
+    """Return the file of the folder's index, whose own folder exists.
+
+    It is in ``.poolwire`` of the folder or, where that cannot be written or is an installed package, in the
+    user's cache. A file there that is no database is removed: an index can always be rebuilt.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        OSError: neither place can be written.
+    """
+    folder = folder.resolve()
+    own = folder / INDEX_FOLDER
+    if "site-packages" in folder.parts or not _prepare(own):
+        name = hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()
+        own = _cache() / name
+        own.mkdir(parents=True, exist_ok=True)
+    index = own / _INDEX
+    _remove_what_is_no_database(index)
+    return index
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "poolwire"
+
+
+def _prepare(own: Path) -> bool:
+    """Make the folder, and keep it out of the user's version control; return whether it can be written."""
+    try:
+        own.mkdir(exist_ok=True)
+        ignore = own / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+    except OSError:
+        return False
+    return os.access(own, os.W_OK | os.X_OK)
+
+
+def _remove_what_is_no_database(index: Path) -> None:
+    try:
+        with index.open("rb") as file:
+            start = file.read(len(_SQLITE))
+    except FileNotFoundError:
+        return
+    if start not in (b"", _SQLITE):
+        for suffix in ("", "-wal", "-shm"):
+            index.with_name(index.name + suffix).unlink(missing_ok=True)
