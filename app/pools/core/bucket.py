@@ -478,11 +478,12 @@ class Bucket(Generic[T]):
 
     # Housekeeping
 
-    def fill(self) -> None:
-        """Make connections up to ``limits.min_idle``. Raises what ``create`` raises."""
+    def fill(self, least: int | None = None) -> None:
+        """Make connections up to ``least``, ``limits.min_idle`` unless given. Raises what ``create`` raises."""
+        wanted = self.limits.min_idle if least is None else least
         while True:
             with self._lock:
-                if self._closed or self._size >= self.limits.min_idle or not self._reserve():
+                if self._closed or self._size >= wanted or not self._reserve():
                     return
             try:
                 entry = self._admit(self._create(), missed=0)

@@ -13,7 +13,6 @@ CallSite: TypeAlias = "tuple[tuple[CodeType, int], ...]"
 
 _OUR_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 _getframe = sys._getframe
-_DEPTH_THROUGH_OURS = 10
 _INNER = (os.path.join(_OUR_OWN, "pools") + os.sep, os.path.join(_OUR_OWN, "containers") + os.sep)
 
 
@@ -40,18 +39,18 @@ _ours = _Ours()
 
 
 def checkout_site(skip: int) -> CallSite:
-    """Return the frame that checks out and its caller, at next to no cost; more if ours are among them.
+    """Return the frame outside the pools and containers that checks out, and its caller.
 
-    A checkout must stay within a microsecond, and every frame that is looked at costs a tenth of one.
+    No more than two: a checkout must stay within a microsecond, and each frame costs a tenth of one.
 
     Args:
         skip: how many of the innermost frames to leave out, this function's not counted.
     """
     frame = _getframe(skip)
     code = frame.f_code
-    if _ours[code.co_filename]:
-        return call_site(_DEPTH_THROUGH_OURS, skip + 1)
     caller = frame.f_back
+    while caller is not None and _ours[code.co_filename]:
+        frame, code, caller = caller, caller.f_code, caller.f_back
     if caller is None:
         return ((code, frame.f_lasti),)
     return ((code, frame.f_lasti), (caller.f_code, caller.f_lasti))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -89,6 +90,12 @@ class PoolSettings(BaseSettings):
         return f"{'; '.join(complaints)}. {allowed}"
 
 
+def _affordable_sockets() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A connected socket takes two descriptors, and closed ones keep theirs for a while.
+    return 4096 if soft == resource.RLIM_INFINITY else min(4096, max(64, soft // 8))
+
+
 class ZMQPoolSettings(PoolSettings):
     """Settings of the ZMQ pool: ``ZMQ_POOL_*``, or ``[zmq_pool]`` in ``poolwire.toml``."""
 
@@ -97,6 +104,8 @@ class ZMQPoolSettings(PoolSettings):
 
     max_connections: Count = 50
     """Sockets per configuration key, at most."""
+    max_total_connections: Count = Field(default_factory=_affordable_sockets)
+    """Leased sockets of all keys together, at most; by default an eighth of the file descriptors allowed."""
     max_idle_time: Seconds = 300.0
     """Seconds after which an idle socket is closed."""
     health_check_interval: Seconds = 60.0

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import zmq
 
 from app.pools.core.bucket import NEVER, Bucket, Limits
+from app.pools.core.budget import Budget
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import EndpointBusy
 from app.pools.zmq_pool.attendant import attendant
@@ -42,10 +44,15 @@ class Desk:
         config: the configuration.
         settings: the pool's settings.
         context: returns the context to open sockets on.
+        budget: the cap over all configurations.
     """
 
     def __init__(
-        self, config: SocketConfig, settings: ZMQPoolSettings, context: Callable[[], zmq.Context[Any]]
+        self,
+        config: SocketConfig,
+        settings: ZMQPoolSettings,
+        context: Callable[[], zmq.Context[Any]],
+        budget: Budget,
     ) -> None:
         self.config = config
         self._context = context
@@ -59,7 +66,7 @@ class Desk:
                 "zmq", config.label, limits, create=lambda: outlet, destroy=lambda _: None
             )
             outlet_lease = BoundOutletLease if config.bind else OutletLease
-            self.lease = lambda timeout: outlet_lease(self.bucket, timeout)
+            self.lease = partial(outlet_lease, self.bucket)
         else:
             self.bucket = Bucket(
                 "zmq",
@@ -68,9 +75,10 @@ class Desk:
                 create=self._open,
                 create_async=self._open_async if config.bind else None,
                 destroy=self._close,
+                budget=budget,
             )
             lease = _lease_for(config)
-            self.lease = lambda timeout: lease(self.bucket, timeout)
+            self.lease = partial(lease, self.bucket)
 
     def _open(self) -> LeanSocket:
         deadline = self._freed_at + _REBIND_WITHIN

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
 from typing import Protocol
 
 from app.pools.core.bucket import Bucket, Entry
+from app.pools.core.holders import render
 from app.pools.errors import EndpointBusy, PoolTimeout
 from app.pools.zmq_pool.aio import AsyncSocket
 from app.pools.zmq_pool.outlet import Outlet
@@ -20,6 +22,9 @@ class Lease(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    def detach(self) -> LeanSocket:
+        """Take the socket out of the pool, while the lease is out; closing it is the caller's part from now on."""
 
     async def __aenter__(self) -> AsyncSocket: ...
 
@@ -36,11 +41,12 @@ class SharedLease:
 
     __slots__ = ("_async_socket", "_bucket", "_entry", "_timeout")
 
-    keeps = True
+    _entry: Entry[LeanSocket] | None
 
     def __init__(self, bucket: Bucket[LeanSocket], timeout: float | None) -> None:
         self._bucket = bucket
         self._timeout = timeout
+        self._entry = None
 
     def __enter__(self) -> LeanSocket:
         entry = self._entry = self._bucket.checkout(self._timeout)
@@ -49,7 +55,10 @@ class SharedLease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(self._entry, failed=kind is not None)
+        entry = self._entry
+        self._entry = None
+        if entry is not None:
+            self._end(entry, failed=kind is not None)
 
     async def __aenter__(self) -> AsyncSocket:
         entry = self._entry = await self._bucket.checkout_async(self._timeout)
@@ -60,7 +69,28 @@ class SharedLease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._async_socket.release()
-        self._end(self._entry, failed=kind is not None)
+        self.__exit__(kind, error, trace)
+
+    def __del__(self) -> None:
+        entry = self._entry
+        if entry is not None:
+            # Whoever has the socket may still use it: it is given up, and closes when nothing refers to it.
+            self.detach()
+            warnings.warn(
+                f"a lease of {self._bucket.label} was never ended; it was checked out at {render(entry.site)}. "
+                f"Use `with pool.socket(config)`",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def detach(self) -> LeanSocket:
+        """Take the socket out of the pool, while the lease is out; closing it is the caller's part from now on."""
+        entry = self._entry
+        if entry is None:
+            raise RuntimeError("only a lease that is out has a socket to detach")
+        self._entry = None
+        return self._bucket.detach(entry)
 
     def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
         if not failed and entry.resource.reusable():
@@ -163,6 +193,10 @@ class OutletLease:
     ) -> None:
         self._async_socket.release()
         self.__exit__(kind, error, trace)
+
+    def detach(self) -> LeanSocket:
+        """Refuse: the one socket of a PUB or PUSH configuration is everyone's."""
+        raise TypeError(f"the socket of {self._bucket.label} is kept for all who publish and cannot be detached")
 
     def _refusal(self, timeout: PoolTimeout) -> Exception:
         return timeout

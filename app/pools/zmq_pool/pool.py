@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import logging
 import time
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import zmq
 
 from app.pools.core import forks
+from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import NoReply, NotSent, UnexpectedReply
+from app.pools.errors import LeaseLeaked, NoReply, NotSent, UnexpectedReply
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.leases import Lease
 from app.pools.zmq_pool.outlet import Outlet
+
+log = logging.getLogger(__name__)
+
+_EXIT_TIMEOUT = 2.0
 
 
 class ZMQPool(ManagedPool):
@@ -37,6 +45,8 @@ class ZMQPool(ManagedPool):
         super().__init__(sweep_interval=self.settings.health_check_interval)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._desks: dict[SocketConfig, Desk] = {}
+        self._budget = Budget(self.settings.max_total_connections)
+        self._paused = False
 
     # Leases
 
@@ -69,6 +79,7 @@ class ZMQPool(ManagedPool):
                 context = self._context
                 if context is None:
                     context = self._context = shared_context.take()
+                    _stop_at_exit(self)
         return context
 
     # Requests
@@ -162,10 +173,33 @@ class ZMQPool(ManagedPool):
         with self._lock:
             desk = self._desks.get(config)
             if desk is None:
-                desk = self._desks[config] = Desk(config, self.settings, lambda: self.context)
+                desk = self._desks[config] = Desk(config, self.settings, lambda: self.context, self._budget)
+                if self._paused:
+                    desk.bucket.pause()
             return desk
 
     # Life
+
+    def start(self) -> None:
+        """Make ready to serve, also after a ``stop``; does nothing if the pool runs."""
+        super().start()
+        self.context  # noqa: B018 - made now, so that what keeps it from being made shows at the start
+
+    def pause(self) -> None:
+        """Hand out no socket until ``resume``; those who ask wait, up to their timeouts. Leases out go on."""
+        with self._lock:
+            self._paused = True
+            desks = list(self._desks.values())
+        for desk in desks:
+            desk.bucket.pause()
+
+    def resume(self) -> None:
+        """Hand out sockets again, first to those who waited."""
+        with self._lock:
+            self._paused = False
+            desks = list(self._desks.values())
+        for desk in desks:
+            desk.bucket.resume()
 
     def _refuse(self) -> None:
         for desk in list(self._desks.values()):
@@ -197,11 +231,30 @@ class ZMQPool(ManagedPool):
         forks.bury(self._desks)
         self._desks = {}
         self._context = None
+        self._budget = Budget(self.settings.max_total_connections)
 
 
 def _expect(config: SocketConfig, kind: SocketType) -> None:
     if config.socket_type is not kind:
         raise TypeError(f"a {kind.name} configuration is needed here, not {config.label}")
+
+
+_started: weakref.WeakSet[ZMQPool] = weakref.WeakSet()
+
+
+def _stop_at_exit(pool: ZMQPool) -> None:
+    """Have ``pool`` stopped when the process ends, so that what was published last still leaves it."""
+    if not _started:
+        atexit.register(_stop_all)
+    _started.add(pool)
+
+
+def _stop_all() -> None:
+    for pool in list(_started):
+        try:
+            pool.stop(_EXIT_TIMEOUT)
+        except LeaseLeaked as leaked:
+            log.warning("%s", leaked)
 
 
 _default = DefaultPool(ZMQPool)

@@ -79,6 +79,11 @@ class LeanSocket(zmq.Socket[bytes]):
         # an item of it costs a fraction of setting an attribute.
         self.__dict__.update(config=config, _trace=[0])
 
+    def __del__(self) -> None:
+        # Without pyzmq's warning: whoever loses a lease is warned once, by the lease.
+        if not self.closed:
+            self.close()
+
     def reusable(self) -> bool:
         """Say whether the lessee left the socket as it was given, and make it as new."""
         trace = self._trace

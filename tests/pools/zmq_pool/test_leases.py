@@ -2,14 +2,17 @@
 
 import asyncio
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import EndpointBusy, NoReply, NotSent, PoolTimeout
+from app.pools.errors import EndpointBusy, LeaseLeaked, NoReply, NotSent, PoolTimeout
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
 from tests.support.echo import replier
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -222,3 +225,127 @@ async def test_a_cancelled_receive_takes_no_message_with_it(pool):
             if isinstance(outcome, asyncio.CancelledError):
                 outcome = await asyncio.wait_for(pull.recv(), 10)
             assert b"%d" % n == outcome
+
+
+def test_a_lease_never_ended_is_warned_about(pool):
+    """A lease that is dropped without its end gives a ResourceWarning that says where it was checked out."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pytest.warns(ResourceWarning, match="test_a_lease_never_ended_is_warned_about"):
+            pool.socket(config).__enter__()
+        assert 0 == pool.get_stats()["metrics"]["total_connections"]
+        assert b"a" == pool.request(config, b"a")
+
+
+def test_a_detached_socket_is_the_callers(pool):
+    """A detached socket outlives its lease, and the pool makes another one in its place."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=1)
+        lease = pool.socket(config)
+        with lease:
+            mine = lease.detach()
+        assert b"a" == pool.request(config, b"a")
+        mine.send(b"b")
+        assert b"b" == mine.recv()
+        mine.close()
+
+
+def test_a_paused_pool_lets_everyone_wait(pool):
+    """While the pool is paused nobody gets a socket; afterwards everyone does."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        pool.pause()
+        with pytest.raises(PoolTimeout):
+            pool.request(config, b"a", timeout=0.05)
+        pool.resume()
+        assert b"a" == pool.request(config, b"a")
+
+
+def test_1100_leases_are_wanted_and_50_exist(pool):
+    """1,100 threads that each want a socket share the 50 that there may be; each gets its own reply."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=50, receive_timeout=60)
+        barrier = threading.Barrier(1100)
+
+        def ask(n):
+            barrier.wait(60)
+            return pool.request(config, b"%d" % n, timeout=60)
+
+        with ThreadPoolExecutor(1100) as threads:
+            replies = list(threads.map(ask, range(1100)))
+        assert [b"%d" % n for n in range(1100)] == replies
+        assert pool.get_stats()["metrics"]["total_connections"] <= 50
+
+
+def test_all_keys_together_have_a_cap():
+    """Sockets of all configurations together stay within the total cap; idle ones make room."""
+    with ZMQPool(ZMQPoolSettings(max_total_connections=2)) as pool, replier() as endpoint:
+        configs = [SocketConfig(SocketType.REQ, endpoint, send_timeout=1 + n) for n in range(5)]
+        for config in configs * 2:
+            assert b"a" == pool.request(config, b"a")
+            assert pool.get_stats()["metrics"]["total_connections"] <= 2
+        with pool.socket(configs[0]), pool.socket(configs[1]):
+            with pytest.raises(PoolTimeout, match="all 2 connections"), pool.socket(configs[2], timeout=0.05):
+                pass
+
+
+def test_stopping_with_a_lease_out_ends_in_time_and_names_its_holder():
+    """`stop` ends within its deadline, names who still holds, and ends a blocked receive with an error."""
+    pool = ZMQPool(ZMQPoolSettings())
+    started, ended = threading.Event(), threading.Event()
+
+    def hold():
+        with pool.socket(config) as pull:
+            started.set()
+            with pytest.raises(zmq.ContextTerminated):
+                pull.recv()
+        ended.set()
+
+    config = SocketConfig(SocketType.PULL, "tcp://127.0.0.1:*", bind=True)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert started.wait(10)
+    begin = time.monotonic()
+    with pytest.raises(LeaseLeaked, match="in hold"):
+        pool.stop(timeout=0.2)
+    assert time.monotonic() - begin < 5
+    assert ended.wait(10)
+    thread.join(10)
+
+
+def test_options_are_part_of_the_key(pool):
+    """Two configurations that differ in an option never share a socket; equal ones do."""
+    with replier() as endpoint:
+        plain = SocketConfig(SocketType.REQ, endpoint)
+        tuned = SocketConfig(SocketType.REQ, endpoint, options={"TCP_KEEPALIVE": 1})
+        assert plain != tuned
+        assert tuned == SocketConfig("req", endpoint, options={zmq.TCP_KEEPALIVE: 1})
+        with pool.socket(plain) as one, pool.socket(tuned) as other:
+            assert one is not other
+            assert 1 == other.tcp_keepalive
+
+
+def test_inproc_endpoints_meet():
+    """inproc endpoints of two pools meet, because the process has one context."""
+    with ZMQPool() as one, ZMQPool() as two:
+        endpoint = "inproc://meeting"
+        with one.socket(SocketConfig(SocketType.PULL, endpoint, bind=True, receive_timeout=10)) as pull:
+            two.push(SocketConfig(SocketType.PUSH, endpoint), b"met")
+            assert b"met" == pull.recv()
+        assert one.context is two.context
+
+
+def test_the_last_lessees_subscription_reaches_nobody(pool, free_endpoint):
+    """The next lessee of a SUB gets neither the last one's topics nor its messages."""
+    publish = SocketConfig(SocketType.PUB, free_endpoint, bind=True, subscriber_wait=10)
+    config = SocketConfig(SocketType.SUB, free_endpoint, receive_timeout=10)
+    with pool.socket(config) as first:
+        first.subscribe(b"")
+        pool.publish(publish, b"for the first")
+        pool.publish(publish, b"also")
+        assert b"for the first" == first.recv()
+    with pool.socket(config) as second:
+        second.subscribe(b"z")
+        eventually(lambda: (pool.publish(publish, b"z"), second.poll(10))[1])
+        assert b"z" == second.recv()
+    assert first.closed
