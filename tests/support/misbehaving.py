@@ -324,8 +324,8 @@ class MisbehavingServer:
                 await handler(Exchange(request, reader, writer, self._counts[key]))
                 if request.headers.get("connection", "").lower() == "close":
                     break
-        except (Hangup, OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # how the handler, or the client, ends a connection
+        except (Hangup, OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # how the handler, the client, or the end of the server ends a connection
         finally:
             self.connected -= 1
             self._tasks.discard(task)

@@ -19,6 +19,7 @@ from yarl import URL
 from app.pools.core import forks
 from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
 from app.pools.http_pool.addresses import require_public
+from app.pools.http_pool.bodies import asynchronous
 from app.pools.http_pool.calls import Call, Failure, Reply
 from app.pools.http_pool.failures import describe
 from app.pools.http_pool.origins import Origin
@@ -102,7 +103,7 @@ class AsyncTransport:
             answer = await session.request(
                 call.method,
                 URL(call.url, encoded=True),
-                data=call.body,
+                data=asynchronous(call.body),
                 headers=call.headers,
                 allow_redirects=False,
                 proxy=self._proxy,
@@ -154,6 +155,7 @@ class AsyncTransport:
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Content-Type",),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._route.connect_timeout),
             trust_env=False,
         )

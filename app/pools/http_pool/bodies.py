@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from io import IOBase
 from typing import Any, TypeAlias
 
 import orjson
@@ -40,3 +41,15 @@ def encode_body(data: Data, json: Any) -> tuple[Any, str | None]:
 def replayable(body: Any) -> bool:
     """Say whether a body can be sent a second time; an iterator or a file cannot."""
     return body is None or isinstance(body, bytes)
+
+
+def asynchronous(body: Any) -> Any:
+    """Return a body as aiohttp takes it: a plain iterable becomes an asynchronous one."""
+    if body is None or isinstance(body, bytes | IOBase) or not isinstance(body, Iterable):
+        return body
+    return _one_by_one(body)
+
+
+async def _one_by_one(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece

@@ -28,7 +28,7 @@ def describe(error: Exception, *, sent: bool) -> Failure:
     return Failure(
         reason=f"{name}: {inner}" if plain and str(inner) else name,
         sent=sent,
-        permanent=blocked or untrusted or isinstance(inner, urllib3.exceptions.DecodeError | aiohttp.ContentTypeError),
+        permanent=blocked or untrusted or isinstance(inner, urllib3.exceptions.DecodeError | aiohttp.InvalidURL),
         cause=inner.with_traceback(None) if plain else None,
         kind=BlockedAddress if blocked else UntrustedServer if untrusted else HTTPUnavailable,
     )

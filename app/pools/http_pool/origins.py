@@ -149,7 +149,7 @@ class Origin:
                 "latency": self._latency.summary(),
                 "circuit_trips": sum(circuit.trips for circuit in circuits),
                 "circuit": "open" if any(circuit.open for circuit in circuits) else "closed",
-                "waiting_for_a_place": sum(gate.stats()["waiting"] for gate in self._gates.values()),
+                "queued": sum(gate.stats()["waiting"] for gate in self._gates.values()),
                 "bytes_received": self._bytes_received,
                 "new_connections": opened,
                 "hits": max(0, attempts - opened),

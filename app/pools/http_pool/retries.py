@@ -17,8 +17,10 @@ RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 TOO_MANY_REQUESTS = 429
 SERVICE_UNAVAILABLE = 503
 
-_BUDGET = 20.0
-_REFUND = 0.1
+# In tenths of a retry, which add up exactly.
+_BUDGET = 200
+_COST = 10
+_REFUND = 1
 
 
 class RetryBudget:
@@ -43,9 +45,9 @@ class RetryBudget:
     def spend(self) -> bool:
         """Take the token of one retry; ``False`` if none is left."""
         with self._lock:
-            if self._tokens < 1.0:
+            if self._tokens < _COST:
                 return False
-            self._tokens -= 1.0
+            self._tokens -= _COST
             return True
 
 
@@ -68,7 +70,7 @@ def pause_before_retry(config: HTTPConfig, retries: int, retry_after: float | No
     """
     if retry_after is not None:
         return retry_after + random.uniform(0.0, 0.1 * max(retry_after, 0.1))
-    return random.uniform(0.0, min(config.max_retry_delay, config.retry_delay * 2.0**retries))
+    return random.uniform(0.0, min(config.max_retry_delay, config.retry_delay * 2.0 ** min(retries, 100)))
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -19,6 +19,10 @@ _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//|\\")
 _SAFE = "!$&'()*+,;=:@/?-._~%"
 _CLEAN = re.compile(r"[A-Za-z0-9" + re.escape(_SAFE) + r"]*\Z")
 _SEPARATORS = re.compile(r"[/\\]")
+# A last label that is a number makes a host an IPv4 address (WHATWG URL, section 3.5), in spellings such as
+# 2130706433 or 0x7f.1 that a filter may not see through.
+_DISGUISED_IPV4 = re.compile(r"(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$", re.IGNORECASE)
+_IPV4 = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}$")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -62,6 +66,8 @@ def parse_base(base_url: str) -> Target:
         raise InvalidURL(f"base_url {shown!r} carries credentials; give them as HTTPConfig(auth=(user, password))")
     if url.raw_query_string or url.raw_fragment:
         raise InvalidURL(f"base_url {shown!r} has a query or a fragment; give params= with each request instead")
+    if _DISGUISED_IPV4.search(url.raw_host) and not _IPV4.match(url.raw_host):
+        raise InvalidURL(f"base_url {shown!r} has a number for a host; write an IPv4 address as four decimals")
     _refuse_dot_dot(base_url.split("://", 1)[1])
     return Target(url.scheme, url.raw_host.rstrip("."), port, url.raw_path.rstrip("/"))
 

@@ -1,11 +1,28 @@
 """Servers and pools that the tests of the HTTP pool share."""
 
-from collections.abc import Iterator
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeAlias
 
 import pytest
 
-from app.pools.http_pool import HTTPConfig, HTTPPool
+from app.pools.http_pool import HTTPConfig, HTTPPool, HTTPResponse
 from tests.support.misbehaving import MisbehavingServer, misbehaving_server
+
+Ask: TypeAlias = "Callable[..., Awaitable[HTTPResponse]]"
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest, pool: HTTPPool) -> Ask:
+    """``request`` in a thread, and ``request_async``: what holds for one must hold for the other."""
+
+    async def ask(config: HTTPConfig, method: str, path: str, **options: Any) -> HTTPResponse:
+        if request.param == "sync":
+            return await asyncio.to_thread(pool.request, config, method, path, **options)
+        return await pool.request_async(config, method, path, **options)
+
+    return ask
 
 
 @pytest.fixture
@@ -26,3 +43,11 @@ def pool() -> Iterator[HTTPPool]:
 def config(server: MisbehavingServer) -> HTTPConfig:
     """The server's configuration, with short pauses between retries."""
     return HTTPConfig(server.url, timeout=10.0, retry_delay=0.01)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
