@@ -13,15 +13,17 @@ import sys
 from asyncio import isfuture
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, ExitStack, aclosing
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
 
 from dependency_injector import wiring
 
+from app.containers.compiled import compile_wrapper
 from app.containers.errors import LeaseKindError, NotWiredError
 from app.containers.lease import Lease
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CLOSING: Any = wiring.Closing  # a class, though its stub says otherwise
 _BY_NAME_ONLY = sys.maxsize
 
 
@@ -46,17 +48,47 @@ def inject(function: F) -> F:
     """
     if isinstance(function, (classmethod, staticmethod)):
         return cast(F, type(function)(inject(function.__func__)))
-    markers, closing = wiring._fetch_reference_injections(function)
+    markers = _markers(function)
     if not markers:
         raise TypeError(
             f"{function.__module__}.{function.__qualname__} has no parameter to inject; give one a default "
             'such as Provide["databases.main"], or remove @inject'
         )
-    record = wiring.PatchedCallable(original=function, reference_injections=markers, reference_closing=closing)
-    wrapper = _wrap(function, _Call(function, record))
+    closing = {name: marker.provider for name, marker in markers.items() if isinstance(marker, _CLOSING)}
+    record = wiring.PatchedCallable(
+        original=function, reference_injections={**markers, **closing}, reference_closing=closing
+    )
+    wrapper = _wrap(function, record)
     record.patched = wrapper
     wiring._patched_registry.register_callable(record)
     return cast(F, wrapper)
+
+
+def _markers(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the marker of each parameter that has one, as its default or in ``Annotated``."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        annotation = parameter.annotation
+        if isinstance(annotation, str):
+            annotation = _evaluated(function, annotation)
+        candidates = [*(get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()), parameter.default]
+        marker = next(filter(wiring._is_marker, candidates), None)
+        if marker is not None:
+            found[name] = marker
+    return found
+
+
+def _evaluated(function: Callable[..., Any], annotation: str) -> Any:
+    """Return what a postponed annotation means, ``None`` if it names what only a type checker sees."""
+    try:
+        return eval(annotation, function.__globals__, dict(inspect.getclosurevars(function).nonlocals))
+    except Exception as error:
+        if "Provide[" in annotation or "Closing[" in annotation:
+            raise TypeError(
+                f"{function.__module__}.{function.__qualname__}: the annotation {annotation!r} cannot be evaluated "
+                f"({error}); import what it names outside of TYPE_CHECKING, or write the marker as the default"
+            ) from error
+        return None
 
 
 class _Call:
@@ -131,13 +163,17 @@ class _Call:
                     await done
 
 
-def _wrap(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+def _wrap(function: Callable[..., Any], record: wiring.PatchedCallable) -> Callable[..., Any]:
+    call = _Call(function, record)
     if inspect.isasyncgenfunction(function):
         return _wrap_async_generator(function, call)
-    if inspect.iscoroutinefunction(function):
-        return _wrap_coroutine(function, call)
     if inspect.isgeneratorfunction(function):
         return _wrap_generator(function, call)
+    wrapper = None if record.reference_closing else compile_wrapper(function, record)
+    if wrapper is not None:
+        return wrapper
+    if inspect.iscoroutinefunction(function):
+        return _wrap_coroutine(function, call)
     return _wrap_function(function, call)
 
 

@@ -6,7 +6,6 @@ class), ``related`` (the edges of the graph) and ``_provide``.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any, Self, TypeVar
@@ -80,8 +79,12 @@ class LeaseProvider(providers.Provider[Lease[T]]):
         yield from self._made.values()
         yield from super().related
 
+    def open(self) -> Any:
+        """Return a new context manager for one lease. Ignores overrides of this provider."""
+        return getattr(self.pool(), self.method)(self.config)
+
     def _provide(self, args: Any, kwargs: Any) -> Lease[T]:
-        return Lease(functools.partial(getattr(self.pool(), self.method), self.config))
+        return Lease(self.open)
 
 
 class Named(providers.Provider[Any]):
