@@ -165,7 +165,8 @@ class Reader:
                 self._frame.scope.bind(alias.asname or alias.name, [path])
 
     def _global(self, node: ast.Global) -> None:
-        self._frame.scope.shared.update(node.names)
+        if self._frame.scope.kind != "module":
+            self._frame.scope.shared.update(node.names)
 
     def _class(self, node: ast.ClassDef) -> None:
         outer = self._frame.scope

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import io
 import os
 import re
+import sys
 import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ _NOT_SOURCES = frozenset({
     ".eggs", ".git", ".hg", ".mypy_cache", ".nox", ".pytest_cache", ".ruff_cache", ".svn", ".tox", ".venv",
     "__pycache__", "__pypackages__", "node_modules", "site-packages", "venv",
 })  # fmt: skip
+_DEEP = 60_000
 _IGNORE = re.compile(r"#\s*poolwire:\s*ignore(?:\[([^\]]*)\])?[ \t]*(.*)$")
 
 
@@ -117,13 +120,25 @@ def facts_of(data: bytes) -> FileFacts:
     text, problem = decode(data)
     tree, mistake, line = parse(text)
     mentions = SOURCE_MENTIONS.search(data) is not None or b"\0" in data
-    facts = Reader(tree, text).facts if mentions else FileFacts()
+    facts = _read(tree, text) if mentions else FileFacts()
     facts.lines = text.count("\n") + (not text.endswith("\n") and text != "")
     facts.problem = problem or mistake
     facts.problem_line = line
     if "poolwire:" in text:
         facts.ignores = list(_ignores(text))
     return facts
+
+
+def _read(tree: ast.Module, text: str) -> FileFacts:
+    limit = sys.getrecursionlimit()
+    try:
+        return Reader(tree, text).facts
+    except RecursionError:  # a sum of thousands of terms is nested as deeply; these calls take no C stack
+        sys.setrecursionlimit(max(limit, _DEEP))
+        try:
+            return Reader(tree, text).facts
+        finally:
+            sys.setrecursionlimit(limit)
 
 
 def _ignores(text: str) -> Iterator[Ignore]:

@@ -38,6 +38,7 @@ _BEGINS_STATEMENT = re.compile(
     r"|\w+(?:\.\w+)+\s*(?::[^=]+)?=(?!=)|print\s+[\"'\w]"
 )
 _BEGINS_AT_SAME_DEPTH = re.compile(r"@\w|\w+\s+=\s|(?:await\s+)?[\w.]+\(.*\)\s*(?:\#.*)?$")
+_ENDS_HEADER = re.compile(r":\s*[(\[{]?\s*$")
 _CLAUSES = frozenset({"elif", "else", "except", "finally"})
 _ATTEMPTS = 60
 
@@ -156,7 +157,7 @@ def _end_of_triple(source: str, token: re.Match[str], skip_quote_at: int) -> int
 
 
 def _starts_anew(source: str, position: int, indent: int, before: str) -> bool:
-    if before.endswith(":") and "\n" not in before and _COMPOUND.match(before.lstrip()):
+    if "\n" not in before and _ENDS_HEADER.search(before) and _COMPOUND.match(before.lstrip()):
         return True
     end = source.find("\n", position)
     text = source[position : end if end >= 0 else len(source)]
@@ -262,6 +263,8 @@ def _indent(lines: list[_Line]) -> None:
     for position, line in enumerate(lines):
         following = lines[position + 1].indent if position + 1 < len(lines) else 0
         indent: float = line.indent
+        if line.keyword and not line.opens_block and following > line.indent:
+            _open_block(line)
         if header is not None:
             if indent <= stack[-1] and _begins_body(line, header, following):
                 indent = following  # the first line of a body, written as far out as its header
@@ -284,6 +287,15 @@ def _indent(lines: list[_Line]) -> None:
             stack[-1] = indent
     if header is not None:
         header.text += " pass"
+
+
+def _open_block(line: _Line) -> None:
+    """Make a header of a compound statement on one line, whose block follows all the same."""
+    for colon in re.finditer(r":", line.text):
+        shortened = _Line(line.first, line.last, line.indent, line.text[: colon.end()], line.keyword, opens_block=True)
+        if _parses(shortened):
+            line.text, line.opens_block = shortened.text, True
+            return
 
 
 def _begins_body(line: _Line, header: _Line, following: int) -> bool:
