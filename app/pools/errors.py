@@ -163,7 +163,13 @@ class DatabaseUnreachable(DatabaseUnavailable, PoolTimeout):
     reason = ""
 
     def __str__(self) -> str:
-        return f"{super().__str__()}; the last attempt to connect failed: {self.reason}"
+        message = (
+            f"{self.key} could not be reached within {self.waited:.2f} s, the last attempt failed with: {self.reason} "
+            f"({self.in_use} of {self.capacity} connections in use, {self.waiters} waiting)"
+        )
+        if self.longest_holder is not None:
+            message += f"; held longest: {self.longest_holder}"
+        return f"{message}. Check that the server runs, and that it accepts connections from here"
 
 
 class ConnectionRefused(DatabaseUnavailable):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy.pool import Pool
-from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
-from app.pools.core.bucket import Bucket, Entry, Limits
+from app.pools.core.bucket import Limits
+from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite
+from app.pools.sql_pool.connections import ConnectionBucket, Record
 
 
 class Request(NamedTuple):
@@ -37,60 +38,78 @@ def requested(timeout: float | None, site: CallSite) -> Iterator[None]:
         _request.reset(token)
 
 
-class Record(_ConnectionRecord):
-    """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
+class Driver(Protocol):
+    """What the pool needs to know about a driver, synchronous or not.
 
-    entry: Entry[Record]
-    cursor: Any = None
-    """The driver's cursor that ``execute_query`` uses again and again."""
+    Raw connections rest in autocommit mode, as ``execute_query`` uses them; an Engine's lease works in
+    transactions.
+    """
+
+    def adopt(self, record: Record) -> None:
+        """Take note of a new connection's raw one, and of a probe for it."""
+
+    def lend(self, record: Record) -> None:
+        """Prepare a connection for an Engine."""
+
+    def take_back(self, record: Record) -> None:
+        """Prepare a connection that an Engine returned for everybody."""
+
+    def close(self, record: Record) -> None:
+        """Close a connection, from any thread. Must not raise."""
+
+    def permanent(self, error: Exception) -> bool:
+        """Say whether a failure to connect will not pass by itself."""
 
 
 class LeasePool(Pool):
     """A SQLAlchemy pool whose connections are a bucket's entries.
 
-    The raw connections rest in autocommit mode, as ``execute_query`` uses them. An Engine's lease switches to
-    transactions at the checkout (``lend``) and back at its return (``take_back``).
-
     Args:
         creator: what SQLAlchemy gives to open a connection with.
         label: the database's name, without secrets.
         limits: the cap and the times.
-        lend: called with the DBAPI connection before an Engine gets it.
-        take_back: called with the DBAPI connection after an Engine returned it.
-        close: closes a connection from any thread; ``close()`` unless given.
-        usable: says without a round trip whether an idle connection still works.
+        driver: the driver's ways.
+        budget: a cap that the connections share with other pools.
     """
 
     def __init__(
-        self,
-        creator: Any,
-        label: str = "",
-        limits: Limits | None = None,
-        lend: Callable[[Any], None] | None = None,
-        take_back: Callable[[Any], None] | None = None,
-        close: Callable[[Record], None] | None = None,
-        usable: Callable[[Entry[Record], float], bool] | None = None,
-        **options: Any,
+        self, creator: Any, label: str, limits: Limits, driver: Driver, budget: Budget | None = None, **options: Any
     ) -> None:
         super().__init__(creator, **options)
-        self._lend = lend
-        self._take_back = take_back
-        self.bucket: Bucket[Record] = Bucket(
-            "sql",
+        self._driver = driver
+        asynchronous = self._is_asyncio
+        self.bucket = ConnectionBucket(
             label,
-            limits or Limits(capacity=1),
+            limits,
             create=self._create_connection,
-            create_async=self._create_async if self._is_asyncio else None,
-            destroy=close or Record.close,
-            usable=usable,
+            create_async=self._create_async if asynchronous else None,
+            destroy=driver.close,
+            permanent=driver.permanent,
+            ping=None if asynchronous else self._ping,
+            ping_async=self._ping_async if asynchronous else None,
+            budget=budget,
         )
 
     def _create_connection(self) -> Record:
-        return Record(self)
+        record = Record(self)
+        record.raw = record.driver_connection
+        self._driver.adopt(record)
+        return record
 
     async def _create_async(self) -> Record:
         record: Record = await greenlet_spawn(self._create_connection)
         return record
+
+    def _ping(self, record: Record) -> bool:
+        assert record.dbapi_connection is not None
+        try:
+            return self._dialect._do_ping_w_event(record.dbapi_connection)
+        except Exception:  # noqa: BLE001 - whatever a driver says about it: it does not work
+            return False
+
+    async def _ping_async(self, record: Record) -> bool:
+        alive: bool = await greenlet_spawn(self._ping, record)
+        return alive
 
     def _do_get(self) -> Record:
         request = _request.get()
@@ -100,25 +119,22 @@ class LeasePool(Pool):
         record.entry = entry
         if request is not None:
             entry.site = request.site
-        if self._lend is not None:
-            try:
-                self._lend(record.dbapi_connection)
-            except BaseException:
-                self.bucket.discard(entry)
-                raise
+        try:
+            self._driver.lend(record)
+        except BaseException:
+            self.bucket.discard(entry)
+            raise
         return record
 
     def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
-        connection = record.dbapi_connection
-        if connection is None or record._is_hard_or_soft_invalidated():
+        if record.dbapi_connection is None or record._is_hard_or_soft_invalidated():
             self.bucket.discard(record.entry)
             return
-        if self._take_back is not None:
-            try:
-                self._take_back(connection)
-            except BaseException:
-                self.bucket.discard(record.entry)
-                raise
+        try:
+            self._driver.take_back(record)
+        except BaseException:
+            self.bucket.discard(record.entry)
+            raise
         self.bucket.give_back(record.entry)
 
     def dispose(self) -> None:

@@ -6,29 +6,34 @@ import asyncio
 import time
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from app.pools.core.bucket import NEVER, Limits
+from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.holders import CallSite
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import SQLPoolSettings
+from app.pools.errors import DatabaseUnavailable
+from app.pools.sql_pool.async_side import AsyncSide, NativeSide, ThreadedSide
 from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.connections import reason
 from app.pools.sql_pool.lease_pool import requested
 from app.pools.sql_pool.leases import Lease
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.sqlite_sides import SQLiteAsync, SQLiteSync
+from app.pools.sql_pool.sqlite_driver import AiosqliteDriver, SQLiteDriver
 from app.pools.sql_pool.statements import Parameters
-
-T = TypeVar("T")
+from app.pools.sql_pool.sync_side import Retry, SyncSide
+from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished, watch_writes
 
 _FAIR_AFTER = 0.01
 
@@ -58,16 +63,22 @@ class SQLPool(ManagedPool):
 
     def _reset(self) -> None:
         self._memory_name = uuid.uuid4().hex
-        self._sync_sides: dict[DatabaseConfig, SQLiteSync] = {}
-        self._async_sides: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[DatabaseConfig, SQLiteAsync]] = (
+        self._sync_sides: dict[DatabaseConfig, SyncSide] = {}
+        self._async_sides: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[DatabaseConfig, AsyncSide]] = (
             weakref.WeakKeyDictionary()
         )
+        self._budgets: dict[DatabaseConfig, Budget] = {}
         self._executor: ThreadPoolExecutor | None = None
 
     # Queries
 
     def execute_query(
-        self, config: DatabaseConfig, sql: str, params: Parameters = (), timeout: float | None = None
+        self,
+        config: DatabaseConfig,
+        sql: str,
+        params: Parameters = (),
+        timeout: float | None = None,
+        retry: Retry | None = None,
     ) -> list[Row]:
         """Execute one statement, committed at once, and return its rows.
 
@@ -75,22 +86,29 @@ class SQLPool(ManagedPool):
             config: the database.
             sql: the statement, with ``?`` or ``:name`` placeholders whatever the database; ``??`` is a literal ``?``.
             params: a sequence for ``?``, a mapping for ``:name``.
-            timeout: seconds for the call.
+            timeout: seconds for the whole call; the statement is cancelled on the server then.
+            retry: ``"read"`` executes a statement that only reads a second time if its connection was lost.
 
         Returns:
             the rows, if the database returned any (``SELECT``, ``RETURNING``, ``PRAGMA``...), else an empty list.
 
         Raises:
             PoolTimeout: no connection became free in time.
+            QueryTimeout: the statement did not end in time.
             DatabaseUnavailable: the database cannot be reached, or the connection was lost.
         """
-        return self._sync(config).execute(sql, params, timeout)
+        return self._sync(config).execute(sql, params, timeout, retry)
 
     async def execute_query_async(
-        self, config: DatabaseConfig, sql: str, params: Parameters = (), timeout: float | None = None
+        self,
+        config: DatabaseConfig,
+        sql: str,
+        params: Parameters = (),
+        timeout: float | None = None,
+        retry: Retry | None = None,
     ) -> list[Row]:
         """Do what ``execute_query`` does without blocking the event loop."""
-        return await self._in_thread(self.execute_query, config, sql, params, timeout)
+        return await self._async(config).execute(sql, params, timeout, retry)
 
     def execute_many(
         self, config: DatabaseConfig, sql: str, rows: Iterable[Parameters], timeout: float | None = None
@@ -101,10 +119,10 @@ class SQLPool(ManagedPool):
             config: the database.
             sql: the statement, with ``?`` or ``:name`` placeholders.
             rows: any iterable of sequences or mappings; read while the transaction runs.
-            timeout: seconds for the call.
+            timeout: seconds for the whole call.
 
         Returns:
-            how many rows were changed.
+            how many sets of parameters there were.
         """
         return self._sync(config).execute_many(sql, rows, timeout)
 
@@ -112,7 +130,72 @@ class SQLPool(ManagedPool):
         self, config: DatabaseConfig, sql: str, rows: Iterable[Parameters], timeout: float | None = None
     ) -> int:
         """Do what ``execute_many`` does without blocking the event loop."""
-        return await self._in_thread(self.execute_many, config, sql, rows, timeout)
+        return await self._async(config).execute_many(sql, rows, timeout)
+
+    def copy_rows(
+        self,
+        config: DatabaseConfig,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        timeout: float | None = None,
+    ) -> int:
+        """Store many rows, all in one transaction, by the fastest way that the database has.
+
+        Args:
+            config: the database.
+            table: its name, with or without a schema (``audit.events``).
+            columns: the names of the columns, in the order of the values.
+            rows: any iterable of sequences; read while they are sent.
+            timeout: seconds for the whole call.
+
+        Returns:
+            how many rows there were.
+        """
+        return self._sync(config).copy_rows(table, columns, rows, timeout)
+
+    async def copy_rows_async(
+        self,
+        config: DatabaseConfig,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        timeout: float | None = None,
+    ) -> int:
+        """Do what ``copy_rows`` does without blocking the event loop."""
+        return await self._async(config).copy_rows(table, columns, rows, timeout)
+
+    def stream(
+        self,
+        config: DatabaseConfig,
+        sql: str,
+        params: Parameters = (),
+        batch: int = 1000,
+        timeout: float | None = None,
+    ) -> Iterator[Row]:
+        """Yield a query's rows as they are fetched, ``batch`` at a time, so that memory stays bounded.
+
+        The connection is the iterator's until its last row, or until its ``close()``.
+
+        Args:
+            config: the database.
+            sql: a query.
+            params: a sequence for ``?``, a mapping for ``:name``.
+            batch: how many rows are fetched at a time.
+            timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
+        """
+        return self._sync(config).stream(sql, params, batch, timeout)
+
+    def stream_async(
+        self,
+        config: DatabaseConfig,
+        sql: str,
+        params: Parameters = (),
+        batch: int = 1000,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Row]:
+        """Do what ``stream`` does, for ``async for``."""
+        return self._async(config).stream(sql, params, batch, timeout)
 
     # Leases
 
@@ -160,21 +243,26 @@ class SQLPool(ManagedPool):
 
     @contextmanager
     def _connection(self, config: DatabaseConfig, timeout: float | None, site: CallSite) -> Iterator[Connection]:
-        engine = self._sync(config).engine
+        side = self._sync(config)
         with requested(timeout, site):
-            connection = engine.connect()
-        with connection:
+            connection = side.engine.connect()
+        with connection, translated(side):
             yield connection
+            if left_unfinished(connection):
+                report_unfinished(side.label, site)
 
     @asynccontextmanager
     async def _connection_async(
         self, config: DatabaseConfig, timeout: float | None, site: CallSite
     ) -> AsyncIterator[AsyncConnection]:
-        engine = self._async(config).engine
+        side = self._async(config)
         with requested(timeout, site):
-            connection = await engine.connect()
+            connection = await side.engine.connect()
         try:
-            yield connection
+            with translated(side):
+                yield connection
+                if connection.sync_connection is not None and left_unfinished(connection.sync_connection):
+                    report_unfinished(side.label, site)
         finally:
             # Shielded: a task that is cancelled again here still gives its connection back.
             await asyncio.shield(connection.close())
@@ -183,17 +271,27 @@ class SQLPool(ManagedPool):
     def _transaction(
         self, config: DatabaseConfig, readonly: bool, timeout: float | None, site: CallSite
     ) -> Iterator[Connection]:
-        with self._connection(config, timeout, site) as connection, connection.begin():
-            connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
-            yield connection
+        driver = self._sync(config).driver
+        with self._connection(config, timeout, site) as connection:
+            connection.execution_options(**_transaction_options(config, readonly))
+            with connection.begin():
+                begin = driver.begin_readonly if readonly else driver.begin
+                if begin is not None:
+                    connection.exec_driver_sql(begin)
+                yield connection
 
     @asynccontextmanager
     async def _transaction_async(
         self, config: DatabaseConfig, readonly: bool, timeout: float | None, site: CallSite
     ) -> AsyncIterator[AsyncConnection]:
-        async with self._connection_async(config, timeout, site) as connection, connection.begin():
-            await connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
-            yield connection
+        driver = self._async(config).driver
+        async with self._connection_async(config, timeout, site) as connection:
+            await connection.execution_options(**_transaction_options(config, readonly))
+            async with connection.begin():
+                begin = driver.begin_readonly if readonly else driver.begin
+                if begin is not None:
+                    await connection.exec_driver_sql(begin)
+                yield connection
 
     @contextmanager
     def _session(self, config: DatabaseConfig, timeout: float | None, site: CallSite) -> Iterator[Session]:
@@ -215,41 +313,110 @@ class SQLPool(ManagedPool):
 
     # Databases
 
-    def _sync(self, config: DatabaseConfig) -> SQLiteSync:
-        side = self._sync_sides.get(config)
-        if side is None or not self._running:
-            self._ensure_running()
-            with self._lock:
-                side = self._sync_sides.get(config)
-                if side is None:
-                    side = self._sync_sides[config] = SQLiteSync(config, self._limits, self._memory_name)
-        return side
+    def warm_up(self, config: DatabaseConfig) -> None:
+        """Open the least number of connections of a database now, so that the first callers need not wait.
 
-    def _async(self, config: DatabaseConfig) -> SQLiteAsync:
-        loop = asyncio.get_running_loop()
+        Raises:
+            DatabaseUnavailable: the database cannot be reached, or refuses.
+        """
+        bucket = self._sync(config).bucket
+        bucket.fill(max(1, bucket.limits.min_idle))
+
+    def pause(self, config: DatabaseConfig) -> None:
+        """Lend no connection of a database until ``resume``; callers wait, up to their timeouts."""
+        for side in self._sides_of(config):
+            side.bucket.pause()
+
+    def resume(self, config: DatabaseConfig) -> None:
+        """Lend connections of a paused database again."""
+        for side in self._sides_of(config):
+            side.bucket.resume()
+
+    def engine(self, config: DatabaseConfig) -> Engine:
+        """Return the SQLAlchemy Engine of a database, whose connections are the pool's."""
+        return self._sync(config).engine
+
+    def async_engine(self, config: DatabaseConfig) -> AsyncEngine:
+        """Return the AsyncEngine of a database for the running event loop, whose connections are the pool's."""
+        return self._async(config).engine
+
+    def _sync(self, config: DatabaseConfig) -> SyncSide:
+        side = self._sync_sides.get(config)
+        if side is not None and self._running:
+            return side
         self._ensure_running()
         with self._lock:
+            side = self._sync_sides.get(config)
+            if side is None:
+                side = self._sync_sides[config] = self._make_sync(config)
+                watch_writes(side.engine)
+        return side
+
+    def _make_sync(self, config: DatabaseConfig) -> SyncSide:
+        if config.backend == "sqlite":
+            return SyncSide(SQLiteDriver(config, self._memory_name), self._limits, config.label, self._budget(config))
+        from app.pools.sql_pool.psycopg_driver import PsycopgDriver  # only who uses PostgreSQL needs the extra
+
+        return SyncSide(PsycopgDriver(config), self._limits, config.label, self._budget(config))
+
+    def _async(self, config: DatabaseConfig) -> AsyncSide:
+        loop = asyncio.get_running_loop()
+        sides = self._async_sides.get(loop)
+        side = None if sides is None else sides.get(config)
+        if side is not None and self._running:
+            return side
+        self._ensure_running()
+        with self._lock:
+            self._leave_closed_loops()
             sides = self._async_sides.setdefault(loop, {})
             side = sides.get(config)
             if side is None:
-                side = sides[config] = SQLiteAsync(config, self._limits, self._memory_name, self._sync(config).source)
+                side = sides[config] = self._make_async(config)
+                watch_writes(side.engine.sync_engine)
         return side
 
-    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
-        with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(self.settings.max_connections, thread_name_prefix="poolwire-sql")
-            executor = self._executor
-        return await asyncio.get_running_loop().run_in_executor(executor, call, *args)
+    def _make_async(self, config: DatabaseConfig) -> AsyncSide:
+        if config.backend == "sqlite":
+            threads = self._sync(config)
+            assert isinstance(threads.driver, SQLiteDriver)
+            driver = AiosqliteDriver(config, threads.driver.source)
+            return ThreadedSide(driver, self._limits, config.label, self._budget(config), threads, self._threads())
+        from app.pools.sql_pool.asyncpg_driver import AsyncpgDriver  # only who uses PostgreSQL needs the extra
+
+        return NativeSide(AsyncpgDriver(config), self._limits, config.label, self._budget(config))
+
+    def _budget(self, config: DatabaseConfig) -> Budget:
+        """Return the cap that the connections of a database have together, those for threads and for tasks."""
+        budget = self._budgets.get(config)
+        if budget is None:
+            budget = self._budgets[config] = Budget(self.settings.max_connections)
+        return budget
+
+    def _leave_closed_loops(self) -> None:
+        """Close the connections of event loops that are no more."""
+        for loop in [loop for loop in self._async_sides if loop.is_closed()]:
+            for side in self._async_sides.pop(loop).values():
+                side.bucket.refuse()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self.settings.max_connections, thread_name_prefix="poolwire-sql")
+        return self._executor
 
     # Life
 
-    def _sides(self) -> list[SQLiteSync | SQLiteAsync]:
+    def _sides(self) -> list[SyncSide | AsyncSide]:
         with self._lock:
             return [
                 *self._sync_sides.values(),
                 *(side for sides in self._async_sides.values() for side in sides.values()),
             ]
+
+    def _sides_of(self, config: DatabaseConfig) -> list[SyncSide | AsyncSide]:
+        self._sync(config)
+        with self._lock:
+            asynchronous = [sides[config] for sides in self._async_sides.values() if config in sides]
+            return [self._sync_sides[config], *asynchronous]
 
     def _refuse(self) -> None:
         for side in self._sides():
@@ -271,7 +438,7 @@ class SQLPool(ManagedPool):
         return [(side.bucket.label, side.bucket.stats()) for side in self._sides()]
 
     def sweep(self) -> None:
-        """Close what has expired and report leases held too long."""
+        """Close what has expired, ask what has been idle for long, and report leases held too long."""
         for side in self._sides():
             side.bucket.sweep()
 
@@ -281,6 +448,22 @@ class SQLPool(ManagedPool):
         for side in self._sides():
             side.bucket.forget_after_fork()
         self._reset()
+
+
+@contextmanager
+def translated(side: SyncSide | AsyncSide) -> Iterator[None]:
+    """Turn SQLAlchemy's error for a lost connection into the pool's own."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        side.bucket.suspect_idle()
+        raise DatabaseUnavailable(f"the connection to {side.label} was lost: {reason(error)}") from error
+
+
+def _transaction_options(config: DatabaseConfig, readonly: bool) -> dict[str, Any]:
+    return {"postgresql_readonly": True} if readonly and config.backend == "postgresql" else {}
 
 
 _default = DefaultPool(SQLPool)

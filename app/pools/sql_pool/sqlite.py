@@ -15,6 +15,8 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.statements import Effect, effect_of
 from app.pools.sql_pool.writers import WriterLock, writer_lock
 
+BEGIN_READONLY = "BEGIN DEFERRED /* readonly */"
+"""Begins a transaction that sees one state of the database and refuses to write."""
 _CACHED_STATEMENTS = 512
 _WAL_RETRY = 0.005
 
@@ -37,6 +39,8 @@ class Cursor(sqlite3.Cursor):
     def execute(self, sql: str, parameters: Any = ()) -> Self:
         """Execute one statement."""
         self.connection.before(effect_of(sql))
+        if sql == BEGIN_READONLY:
+            self.connection.readonly = True
         try:
             return super().execute(sql, parameters)
         except sqlite3.OperationalError as error:
@@ -76,6 +80,8 @@ class Connection(sqlite3.Connection):
     """
 
     writer: WriterLock
+    readonly = False
+    """Whether the transaction that is open may only read."""
     _begins = False
     _turn: Entry[Any] | None = None
 
@@ -118,14 +124,18 @@ class Connection(sqlite3.Connection):
         if effect is Effect.NONE:
             return
         if effect is not Effect.READ:
+            if self.readonly:
+                raise sqlite3.OperationalError("attempt to write in a readonly transaction")
             self.lock()
         if self._begins and effect is not Effect.LOCK and not self.in_transaction:
             super().cursor(sqlite3.Cursor).execute("BEGIN" if effect is Effect.READ else "BEGIN IMMEDIATE")
 
     def after(self) -> None:
         """Give the writer lock back unless a transaction is open."""
-        if self._turn is not None and not self.in_transaction:
-            self.unlock()
+        if not self.in_transaction:
+            self.readonly = False
+            if self._turn is not None:
+                self.unlock()
 
     def lock(self) -> None:
         """Take the writer lock, if this connection does not have it.
@@ -149,7 +159,7 @@ class Connection(sqlite3.Connection):
 
 def explain(error: sqlite3.OperationalError) -> None:
     """Raise an error that says what happened, where SQLite's says only that the database is locked."""
-    if error.sqlite_errorcode == sqlite3.SQLITE_BUSY_SNAPSHOT:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT:
         raise StaleSnapshot from error
 
 

@@ -130,3 +130,14 @@ def effect_of(sql: str) -> Effect:
     if keyword in ("WITH", "EXPLAIN"):
         return Effect.WRITE if _CHANGES.search(sql, position) else Effect.READ
     return _EFFECTS.get(keyword, Effect.WRITE)
+
+
+def quoted(name: str) -> str:
+    """Return a table's or column's name as SQL wants it; ``schema.table`` is quoted in its parts.
+
+    Raises:
+        ValueError: the name is empty, or has a character that no name has.
+    """
+    if not name or "\x00" in name:
+        raise ValueError(f"{name!r} is no name of a table or column")
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))

@@ -1,0 +1,306 @@
+"""A database's side for the tasks of one event loop: an AsyncEngine, and the driver-level calls."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.pools.core.bucket import Entry, Limits
+from app.pools.core.budget import Budget
+from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
+from app.pools.sql_pool.lease_pool import Driver, LeasePool
+from app.pools.sql_pool.rows import Row
+from app.pools.sql_pool.statements import Effect, Parameters, Statement, Style, prepare
+from app.pools.sql_pool.sync_side import Counted, Retry, SyncSide
+from app.pools.sql_pool.unfinished import report_unfinished
+
+T = TypeVar("T")
+
+_RECOVERY_SECONDS = 2.0
+
+
+class EngineDriver(Driver, Protocol):
+    """What every side for tasks needs of its driver."""
+
+    begin: str | None
+    begin_readonly: str | None
+
+    def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
+        """Make the AsyncEngine on a ``LeasePool``."""
+
+
+class AsyncDriver(EngineDriver, Protocol):
+    """What a side for tasks needs of a driver whose calls are coroutines."""
+
+    style: Style
+
+    async def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
+        """Execute one statement in autocommit mode and return its rows."""
+
+    async def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each set of parameters, in one transaction."""
+
+    async def copy_rows(
+        self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        """Store many rows, in one transaction, by the fastest way that the database has."""
+
+    def stream(
+        self, record: Record, statement: Statement, params: Sequence[Any], batch: int
+    ) -> AsyncIterator[list[Row]]:
+        """Yield a query's rows in batches, as the database finds them."""
+
+    def in_transaction(self, record: Record) -> bool:
+        """Say whether a transaction is open, without asking the server."""
+
+    async def rollback(self, record: Record) -> None:
+        """Roll back."""
+
+    def lost(self, record: Record, error: BaseException) -> bool:
+        """Say whether an error means that the connection is no more."""
+
+
+class AsyncSide:
+    """Connections of one database for the tasks of one event loop.
+
+    Args:
+        driver: the driver, which knows the database.
+        limits: the cap and the times.
+        label: the database's name, without secrets.
+        budget: the cap that the database's sides have together.
+    """
+
+    def __init__(self, driver: EngineDriver, limits: Limits, label: str, budget: Budget | None) -> None:
+        self.driver = driver
+        self.label = label
+        self.engine = driver.engine(limits, budget)
+        pool = self.engine.sync_engine.pool
+        assert isinstance(pool, LeasePool)
+        self.bucket: ConnectionBucket = pool.bucket
+
+    async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
+        """Execute one statement in autocommit mode and return its rows."""
+        raise NotImplementedError
+
+    async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
+        """Execute one statement for each set of parameters in one transaction; return how many there were."""
+        raise NotImplementedError
+
+    async def copy_rows(
+        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+    ) -> int:
+        """Store many rows in one transaction; return how many there were."""
+        raise NotImplementedError
+
+    def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
+        """Yield a query's rows as the database finds them, holding a connection until the last or until closed."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Do nothing: the bucket has all connections."""
+
+
+class NativeSide(AsyncSide):
+    """The side of a driver whose calls are coroutines."""
+
+    driver: AsyncDriver
+
+    def __init__(self, driver: AsyncDriver, limits: Limits, label: str, budget: Budget | None) -> None:
+        super().__init__(driver, limits, label, budget)
+        self._fetch = driver.fetch
+        self._in_transaction = driver.in_transaction
+        self._recoveries: set[asyncio.Task[None]] = set()
+
+    async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
+        """See ``AsyncSide``."""
+        statement = prepare(sql, self.driver.style)
+        if params or statement.names:
+            params = statement.bind(params)
+        if retry is None or statement.effect is not Effect.READ:
+            return await self._execute(statement, params, timeout)
+        try:
+            return await self._execute(statement, params, timeout)
+        except DatabaseUnreachable:
+            raise
+        except DatabaseUnavailable:
+            return await self._execute(statement, params, timeout)
+
+    async def _execute(self, statement: Statement, params: Any, timeout: float | None) -> list[Row]:
+        if timeout is not None:
+            return await self._call(lambda record: self._fetch(record, statement, params), timeout)
+        bucket = self.bucket
+        entry = await bucket.checkout_async()
+        record = entry.resource
+        try:
+            rows = await self._fetch(record, statement, params)
+            if self._in_transaction(record):
+                await self._end_transaction(entry)
+        except BaseException as error:
+            self._fail(entry, error)
+            raise
+        bucket.give_back(entry)
+        return rows
+
+    async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
+        """See ``AsyncSide``."""
+        statement = prepare(sql, self.driver.style)
+        counted = Counted(map(statement.bind, rows))
+        await self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout)
+        return counted.count
+
+    async def copy_rows(
+        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+    ) -> int:
+        """See ``AsyncSide``."""
+        counted = Counted(rows)
+        await self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout)
+        return counted.count
+
+    async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
+        """See ``AsyncSide``."""
+        statement = prepare(sql, self.driver.style)
+        bound = statement.bind(params)
+        entry = await self.bucket.checkout_async(timeout)
+        batches = self.driver.stream(entry.resource, statement, bound, batch)
+        try:
+            async for rows in batches:
+                for row in rows:
+                    yield row
+        except BaseException as error:
+            self._fail(entry, error)
+            raise
+        self.bucket.give_back(entry)
+
+    async def _call(self, work: Callable[[Record], Awaitable[T]], timeout: float | None) -> T:
+        """Do ``work`` with a connection, within ``timeout`` seconds if there is a limit."""
+        started = time.monotonic()
+        bucket = self.bucket
+        entry = await bucket.checkout_async(None if timeout is None else min(timeout, bucket.limits.checkout_timeout))
+        record = entry.resource
+        limit = asyncio.timeout(None if timeout is None else max(0.0, started + timeout - time.monotonic()))
+        try:
+            async with limit:
+                result = await work(record)
+            if self._in_transaction(record):
+                await self._end_transaction(entry)
+        except BaseException as error:
+            if timeout is not None and limit.expired():
+                self._recover(entry)
+                raise QueryTimeout(self.label, timeout) from error
+            self._fail(entry, error)
+            raise
+        bucket.give_back(entry)
+        return result
+
+    async def _end_transaction(self, entry: Entry[Record]) -> None:
+        """Roll back the transaction that a statement's text has opened."""
+        report_unfinished(self.label, entry.site)
+        await self.driver.rollback(entry.resource)
+
+    def _fail(self, entry: Entry[Record], error: BaseException) -> None:
+        """Give a connection back after a failure: a faulty statement does not cost it, nor does a cancellation."""
+        record = entry.resource
+        if self.driver.lost(record, error):
+            self.bucket.suspect_idle()
+            self.bucket.discard(entry)
+            if isinstance(error, Exception):
+                raise DatabaseUnavailable(f"the connection to {self.label} was lost: {reason(error)}") from error
+        elif isinstance(error, Exception) and not self._in_transaction(record):
+            self.bucket.give_back(entry)
+        else:
+            self._recover(entry)
+
+    def _recover(self, entry: Entry[Record]) -> None:
+        """Make a connection usable again in the background, where a second cancellation does not strand it."""
+        task = asyncio.get_running_loop().create_task(self._roll_back(entry))
+        self._recoveries.add(task)
+        task.add_done_callback(self._recoveries.discard)
+
+    async def _roll_back(self, entry: Entry[Record]) -> None:
+        try:
+            async with asyncio.timeout(_RECOVERY_SECONDS):
+                await self.driver.rollback(entry.resource)
+        except asyncio.CancelledError:
+            self.bucket.discard(entry)
+            raise
+        except Exception:  # noqa: BLE001 - a connection that does not recover is of no use to anybody
+            self.bucket.discard(entry)
+        else:
+            self.bucket.give_back(entry)
+
+
+class ThreadedSide(AsyncSide):
+    """The side of a database whose driver blocks: its calls run in a few threads, on the connections for threads.
+
+    Args:
+        driver: the driver, which knows the database.
+        limits: the cap and the times.
+        label: the database's name, without secrets.
+        budget: the cap that the database's sides have together.
+        threads: the side for threads.
+        executor: runs its calls.
+    """
+
+    def __init__(
+        self,
+        driver: EngineDriver,
+        limits: Limits,
+        label: str,
+        budget: Budget | None,
+        threads: SyncSide,
+        executor: Executor,
+    ) -> None:
+        super().__init__(driver, limits, label, budget)
+        self._threads = threads
+        self._executor = executor
+
+    async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
+        """See ``AsyncSide``."""
+        return await self._run(self._threads.execute, sql, params, timeout, retry)
+
+    async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
+        """See ``AsyncSide``."""
+        return await self._run(self._threads.execute_many, sql, rows, timeout)
+
+    async def copy_rows(
+        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+    ) -> int:
+        """See ``AsyncSide``."""
+        return await self._run(self._threads.copy_rows, table, columns, rows, timeout)
+
+    async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
+        """See ``AsyncSide``."""
+        batches = _Batches(self._threads.batches(sql, params, batch, timeout))
+        try:
+            while rows := await self._run(batches.next):
+                for row in rows:
+                    yield row
+        finally:
+            # Not awaited, for a task that is being cancelled could not.
+            self._executor.submit(batches.close)
+
+    async def _run(self, call: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+
+
+class _Batches:
+    """A generator that one thread at a time advances or closes."""
+
+    def __init__(self, batches: Generator[list[Row], None, None]) -> None:
+        self._batches = batches
+        self._lock = threading.Lock()
+
+    def next(self) -> list[Row] | None:
+        with self._lock:
+            return next(self._batches, None)
+
+    def close(self) -> None:
+        with self._lock:
+            self._batches.close()

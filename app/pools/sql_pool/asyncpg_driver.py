@@ -1,0 +1,211 @@
+"""PostgreSQL through asyncpg, for the tasks of one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.pools.core.bucket import Limits
+from app.pools.core.budget import Budget
+from app.pools.errors import MissingDriver
+from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.connections import Record
+from app.pools.sql_pool.lease_pool import LeasePool
+from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.rows import Row, row_class
+from app.pools.sql_pool.statements import Statement, Style
+
+try:
+    import asyncpg
+except ImportError as error:
+    raise MissingDriver("PostgreSQL with asyncio needs asyncpg: pip install 'poolwire[postgres]'") from error
+
+# Wrong password, unknown role, unknown database, no right to connect.
+_PERMANENT_STATES = frozenset({"28P01", "28000", "3D000", "42501"})
+_ENDED_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
+
+
+class _TaskProbe(Probe):
+    """A probe that knows whether the event loop has closed the socket, whose number may be another's by now."""
+
+    __slots__ = ("_is_closed",)
+
+    def __init__(self, raw: Any) -> None:
+        super().__init__(raw._transport.get_extra_info("socket").fileno())
+        self._is_closed = raw.is_closed
+
+    def readable(self) -> bool:
+        return self._is_closed() or super().readable()
+
+
+class AsyncpgDriver:
+    """asyncpg connections.
+
+    Args:
+        config: the database.
+    """
+
+    style: Style = "numeric"
+    begin: str | None = None
+    begin_readonly: str | None = None
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        self.config = config
+
+    def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
+        """Make the AsyncEngine on a ``LeasePool``."""
+        config = self.config
+        # SQLAlchemy prepares each statement under a name, unless the name is empty and the cache off.
+        unprepared = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+        return create_async_engine(
+            URL.create("postgresql+asyncpg", host=config.host, port=config.port, database=config.database),
+            async_creator=self._connect_for_engine,
+            connect_args={} if config.prepared else unprepared,
+            poolclass=LeasePool,
+            label=f"{config.label} (async)",
+            limits=limits,
+            driver=self,
+            budget=budget,
+        )
+
+    async def _connect_for_engine(self, *args: Any, **ignored: Any) -> Any:
+        return await self.connect()
+
+    async def connect(self) -> Any:
+        """Open a connection. Raises asyncpg's errors, ``OSError`` and ``TimeoutError``."""
+        config = self.config
+        server_settings = {"application_name": config.application_name}
+        if config.statement_timeout is not None:
+            server_settings["statement_timeout"] = str(round(config.statement_timeout * 1000))
+        options: dict[str, Any] = {} if config.prepared else {"statement_cache_size": 0}
+        return await asyncpg.connect(
+            host=config.host,
+            port=config.port,
+            user=config.username,
+            password=None if config.password is None else config.password.get_secret_value(),
+            database=config.database,
+            timeout=config.connect_timeout,
+            ssl=tls_of(config),
+            server_settings=server_settings,
+            **options,
+        )
+
+    # The pool's part
+
+    def adopt(self, record: Record) -> None:
+        """Probe the connection's socket."""
+        record.probe = _TaskProbe(record.raw)
+
+    def lend(self, record: Record) -> None:
+        """Do nothing: SQLAlchemy begins transactions by itself."""
+
+    def take_back(self, record: Record) -> None:
+        """Do nothing: SQLAlchemy has ended its transaction."""
+
+    def close(self, record: Record) -> None:
+        """Close a connection from any thread, also when its event loop is closed."""
+        raw, record.dbapi_connection = record.raw, None
+        loop = raw._loop
+        if raw.is_closed():
+            return
+        if loop.is_closed():
+            _close_without_loop(raw._transport)
+        elif loop is _running_loop():
+            raw.terminate()
+        else:
+            loop.call_soon_threadsafe(raw.terminate)
+
+    def permanent(self, error: Exception) -> bool:
+        """Say whether a failure to connect will not pass by itself."""
+        original = getattr(error, "orig", None) or error
+        cause = getattr(original, "__cause__", None) or original
+        if isinstance(cause, asyncpg.PostgresError):
+            return cause.sqlstate in _PERMANENT_STATES
+        return isinstance(cause, ssl.SSLCertVerificationError) or not isinstance(
+            cause, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError
+        )
+
+    # The side's part
+
+    async def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
+        """Execute one statement in autocommit mode and return its rows."""
+        return rows_of(await record.raw.fetch(statement.text, *params))
+
+    async def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each set of parameters, pipelined, in one transaction."""
+        async with record.raw.transaction():
+            await record.raw.executemany(statement.text, rows)
+
+    async def copy_rows(
+        self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        """Store many rows by COPY, in one transaction."""
+        schema, _, name = table.rpartition(".")
+        await record.raw.copy_records_to_table(name, records=rows, columns=columns, schema_name=schema or None)
+
+    async def stream(
+        self, record: Record, statement: Statement, params: Sequence[Any], batch: int
+    ) -> AsyncIterator[list[Row]]:
+        """Yield a query's rows in batches, by a cursor on the server."""
+        async with record.raw.transaction():
+            cursor = await record.raw.cursor(statement.text, *params)
+            while records := await cursor.fetch(batch):
+                yield rows_of(records)
+
+    def in_transaction(self, record: Record) -> bool:
+        """Say whether a transaction is open, without asking the server."""
+        answer: bool = record.raw.is_in_transaction()
+        return answer
+
+    async def rollback(self, record: Record) -> None:
+        """Roll back; first the server's answer to a cancelled statement is awaited."""
+        await record.raw.execute("")
+        if record.raw.is_in_transaction():
+            await record.raw.execute("ROLLBACK")
+
+    def lost(self, record: Record, error: BaseException) -> bool:
+        """Say whether an error means that the connection is no more."""
+        if record.raw.is_closed() or isinstance(error, OSError):
+            return True
+        return getattr(error, "sqlstate", None) in _ENDED_STATES
+
+
+def rows_of(records: Sequence[Any]) -> list[Row]:
+    """Return asyncpg's records as rows."""
+    if not records:
+        return []
+    return list(map(row_class(tuple(records[0].keys())), records))
+
+
+def tls_of(config: DatabaseConfig) -> Any:
+    """Return what asyncpg takes as ``ssl``, which names certificates only through a context."""
+    if config.sslmode in ("disable", "allow", "prefer") or (config.host or "").startswith("/"):
+        return config.sslmode if not (config.host or "").startswith("/") else False
+    context = ssl.create_default_context(cafile=config.sslrootcert)
+    context.check_hostname = config.sslmode == "verify-full"
+    if config.sslmode == "require" and config.sslrootcert is None:
+        context.verify_mode = ssl.CERT_NONE  # as libpq: encrypted, to whomever
+    if config.sslcert is not None:
+        context.load_cert_chain(config.sslcert, config.sslkey)
+    return context
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _close_without_loop(transport: Any) -> None:
+    """Close a transport's socket; the transport itself could only schedule that on its closed loop."""
+    inner = getattr(transport, "_ssl_protocol", None)
+    transport = getattr(inner, "_transport", None) or transport
+    bare, transport._sock = getattr(transport, "_sock", None), None
+    if bare is not None:
+        bare.close()

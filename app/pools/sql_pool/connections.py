@@ -1,0 +1,357 @@
+"""A bucket of database connections: one that knows failing servers and suspect connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool.base import _ConnectionRecord
+
+from app.pools.core.bucket import Bucket, Entry, Limits
+from app.pools.core.budget import Budget
+from app.pools.core.waiters import Permit, Waiter
+from app.pools.errors import ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolClosed, PoolTimeout
+from app.pools.sql_pool.probe import Probe
+
+log = logging.getLogger(__name__)
+
+PING_AFTER = 30.0
+"""Seconds of idleness after which a connection is asked before it is used."""
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+_HELPERS = 4
+
+
+class Record(_ConnectionRecord):
+    """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
+
+    if TYPE_CHECKING:
+        entry: Entry[Record]
+    raw: Any = None
+    """The driver's own connection."""
+    cursor: Any = None
+    """The driver's cursor that ``execute_query`` uses again and again."""
+    probe: Probe | None = None
+
+
+class FailedAttempt(DatabaseUnavailable):
+    """An attempt to connect failed, and another one may succeed."""
+
+
+class ConnectionBucket(Bucket[Record]):
+    """The connections of one database.
+
+    Helpers make the connections while callers queue, so that a caller takes whatever comes first and gives up
+    at its deadline. While the server refuses, one helper tries again and again with growing, jittered pauses: a
+    thousand callers make one attempt at a time. A refusal that will not pass (a wrong password) is raised at once.
+
+    After a disconnect every connection that was idle then is suspect, and is asked before its next use.
+
+    Args:
+        label: the database's name, without secrets.
+        limits: the cap and the times.
+        create: makes a connection.
+        destroy: closes one, from any thread.
+        permanent: whether a failure to connect will not pass by itself.
+        ping: asks a connection whether it works.
+        create_async: makes a connection for a task.
+        ping_async: asks a connection of a task.
+        budget: the cap that the database's connections for threads and for tasks have together.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        limits: Limits,
+        *,
+        create: Callable[[], Record],
+        destroy: Callable[[Record], None],
+        permanent: Callable[[Exception], bool],
+        ping: Callable[[Record], bool] | None = None,
+        create_async: Callable[[], Awaitable[Record]] | None = None,
+        ping_async: Callable[[Record], Awaitable[bool]] | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self._connect = create
+        self._connect_async = create_async
+        self._permanent = permanent
+        self._ping = ping
+        self._ping_async = ping_async
+        self._loop = None if create_async is None else asyncio.get_running_loop()
+        super().__init__(
+            "sql",
+            label,
+            limits,
+            create=self._attempt,
+            create_async=None if create_async is None else self._attempt_async,
+            destroy=destroy,
+            usable=self._works,
+            budget=budget,
+        )
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._failure: Exception | None = None
+        self._connecting = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._suspect_until = 0.0
+        self.attempts = 0
+        self.failed_attempts = 0
+
+    # Suspicion
+
+    def suspect_idle(self) -> None:
+        """Have every connection that is idle now asked before its next use."""
+        self._suspect_until = time.monotonic()
+
+    def _works(self, entry: Entry[Record], now: float) -> bool:
+        record = entry.resource
+        if record.dbapi_connection is None:
+            return False
+        probe = record.probe
+        if probe is None:
+            return True
+        if not probe.readable() and now - entry.idle_since < PING_AFTER and entry.idle_since > self._suspect_until:
+            return True
+        if self._ping is not None:
+            return self._ping(record)
+        return not probe.readable()  # a task asks it afterwards, for here it would block the event loop
+
+    async def checkout_async(self, timeout: float | None = None) -> Entry[Record]:
+        """Return an entry for the caller's exclusive use; one that is suspect is asked first."""
+        while True:
+            entry = await super().checkout_async(timeout)
+            idle_since = entry.idle_since
+            if entry.uses == 1 or self._ping_async is None:
+                return entry
+            if entry.leased_at - idle_since < PING_AFTER and idle_since > self._suspect_until:
+                return entry
+            try:
+                if await self._ping_async(entry.resource):
+                    return entry
+            except BaseException:
+                self.discard(entry)
+                raise
+            self.discard(entry)
+
+    # Connecting
+
+    def _attempt(self) -> Record:
+        try:
+            record = self._connect()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._succeeded()
+        return record
+
+    async def _attempt_async(self) -> Record:
+        assert self._connect_async is not None
+        try:
+            record = await self._connect_async()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._succeeded()
+        return record
+
+    def _succeeded(self) -> None:
+        self.attempts += 1
+        self._failure = None
+
+    def _failed(self, error: Exception) -> Exception:
+        """Take note of a failure to connect; return what to raise."""
+        self.attempts += 1
+        self.failed_attempts += 1
+        if self._permanent(error):
+            self._failure = None
+            return ConnectionRefused(f"{self.label} refuses the connection: {reason(error)}")
+        self._failure = error
+        return FailedAttempt(f"{self.label} cannot be reached: {reason(error)}")
+
+    def _may_grow(self) -> bool:
+        return False  # a caller never connects: it could not give up at its deadline while the server is silent
+
+    def _enqueue(self, waiter: Waiter[Entry[Record]]) -> Entry[Record] | Permit | Exception | None:
+        granted = super()._enqueue(waiter)
+        if granted is None:
+            self._call_helpers()
+        return granted
+
+    def _release_place(self) -> None:
+        super()._release_place()
+        if self._waiters:
+            self._call_helpers()
+
+    def serve_waiters(self) -> None:
+        """Pass what has become free on to those who wait."""
+        super().serve_waiters()
+        self._call_helpers()
+
+    def _call_helpers(self) -> None:
+        """Have connections made for those who wait: a few at a time, and one while the server refuses."""
+        started, starved = 0, False
+        with self._lock:
+            most = 1 if self._failure is not None else _HELPERS
+            while not (self._guarded or starved) and self._connecting < min(len(self._waiters), most):
+                if self._reserve():
+                    self._connecting += 1
+                    started += 1
+                else:
+                    starved = True
+            starved = starved and self._size < self.limits.capacity
+        if starved and self._budget is not None:
+            self._budget.reclaim(self)
+        for _ in range(started):
+            if self._loop is None:
+                threading.Thread(target=self._help, name="poolwire-sql-connect", daemon=True).start()
+            else:
+                self._loop.call_soon_threadsafe(self._start_task)
+
+    def _start_task(self) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(self._help_async())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _help(self) -> None:
+        for pause in pauses():
+            try:
+                self._welcome(self._attempt())
+                return
+            except FailedAttempt:
+                time.sleep(pause)
+                if not self._still_wanted():
+                    return
+            except ConnectionRefused as refusal:
+                self._refuse_waiters(refusal)
+                return
+
+    async def _help_async(self) -> None:
+        for pause in pauses():
+            try:
+                self._welcome(await self._attempt_async())
+                return
+            except FailedAttempt:
+                await asyncio.sleep(pause)
+                if not self._still_wanted():
+                    return
+            except ConnectionRefused as refusal:
+                self._refuse_waiters(refusal)
+                return
+            except asyncio.CancelledError:
+                self._leave()
+                raise
+
+    def _welcome(self, record: Record) -> None:
+        """Give a new connection to the one who has waited longest."""
+        try:
+            entry = self._admit(record, missed=1)
+        except PoolClosed:
+            self._leave()
+            return
+        with self._lock:
+            self._connecting -= 1
+            # Directly, whatever the wait: were it only woken, it would look as if it still needed a connection.
+            waiter = next((each for each in self._waiters if each.granted is None), None)
+            while waiter is not None:
+                self._waiters.remove(waiter)
+                if waiter.wake():
+                    waiter.granted = entry
+                    break
+                waiter = next(iter(self._waiters), None)
+        if waiter is None:
+            self._make_idle(entry)
+        self._call_helpers()
+
+    def _still_wanted(self) -> bool:
+        """Say whether a helper shall try again: if somebody waits, and no other helper is at it."""
+        with self._lock:
+            wanted = bool(self._waiters) and self._connecting == 1 and not self._closed
+        if not wanted:
+            self._leave()
+        return wanted
+
+    def _refuse_waiters(self, refusal: ConnectionRefused) -> None:
+        with self._lock:
+            waiters, self._waiters = self._waiters, deque()
+            for waiter in waiters:
+                own = ConnectionRefused(*refusal.args)  # each raises its own, with its own traceback
+                own.__cause__ = refusal.__cause__
+                waiter.granted = own
+                waiter.wake()
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._connecting -= 1
+        self._release_place()
+
+    # Housekeeping
+
+    def sweep(self) -> None:
+        """Close what has expired, ask what has been idle for long, and keep the least number of connections."""
+        super().sweep()
+        if self._ping is None:
+            return
+        now = time.monotonic()
+        for _ in range(len(self._idle)):
+            try:
+                entry = self._idle.popleft()
+            except IndexError:
+                break
+            asked = entry.idle_since
+            if self._works(entry, now):
+                self._make_idle(entry)
+                entry.idle_since = max(asked, now) if now - asked >= PING_AFTER else asked
+            else:
+                self._retire(entry)
+        if self._entries and self._failure is None:
+            try:
+                self.fill()
+            except (FailedAttempt, ConnectionRefused, PoolClosed) as error:
+                log.debug("%s: no spare connection could be made: %r", self.label, error)
+
+    def resume(self) -> None:
+        """Hand out again, first to those who wait."""
+        super().resume()
+        self._call_helpers()
+
+    def _timed_out(self, waited: float) -> PoolTimeout:
+        timeout = super()._timed_out(waited)
+        failure = self._failure
+        if failure is None:
+            return timeout
+        unreachable = DatabaseUnreachable(
+            self.pool,
+            self.label,
+            capacity=timeout.capacity,
+            in_use=timeout.in_use,
+            waiters=timeout.waiters,
+            waited=timeout.waited,
+            longest_holder=timeout.longest_holder,
+        )
+        unreachable.reason = reason(failure)
+        return unreachable
+
+    def stats(self) -> dict[str, Any]:
+        """Return the bucket's figures; times are seconds."""
+        return {**super().stats(), "connect_attempts": self.attempts, "connect_failures": self.failed_attempts}
+
+
+def pauses() -> Iterator[float]:
+    """Yield the pauses between attempts to connect, in seconds: growing and jittered, without end."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause * (0.5 + random.random())
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what a driver says, without the program's own wrapping."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,196 @@
+"""PostgreSQL through psycopg 3, for threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine
+
+from app.pools.core.bucket import Limits
+from app.pools.core.budget import Budget
+from app.pools.errors import MissingDriver
+from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.connections import Record
+from app.pools.sql_pool.lease_pool import LeasePool
+from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.rows import Row, row_class
+from app.pools.sql_pool.statements import Statement, Style, quoted
+
+try:
+    import psycopg
+except ImportError as error:
+    raise MissingDriver("PostgreSQL needs psycopg: pip install 'poolwire[postgres]'") from error
+
+_IDLE = psycopg.pq.TransactionStatus.IDLE
+_CANCEL_SECONDS = 0.4
+# libpq reports a failed start without an SQLSTATE; these will not pass by themselves.
+_PERMANENT = re.compile(
+    r"password authentication failed|no password supplied|database \".*\" does not exist|role \".*\" does not exist"
+    r"|no pg_hba.conf entry|is not permitted to log in|SSL was required|certificate|permission denied for database",
+    re.IGNORECASE,
+)
+# The server ends the session: shutdown, crash of another backend, dropped database, idle timeouts.
+_ENDED = re.compile(r"57P0[1-5]|25P0[34]|08...")
+
+
+class PsycopgDriver:
+    """psycopg connections, in autocommit mode.
+
+    Args:
+        config: the database.
+    """
+
+    style: Style = "format"
+    begin: str | None = None
+    begin_readonly: str | None = None
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        self.config = config
+
+    def engine(self, limits: Limits, budget: Budget | None) -> Engine:
+        """Make the Engine on a ``LeasePool``."""
+        return create_engine(
+            # No credentials: they would only be there to be shown.
+            URL.create(
+                "postgresql+psycopg", host=self.config.host, port=self.config.port, database=self.config.database
+            ),
+            creator=self.connect,
+            poolclass=LeasePool,
+            label=self.config.label,
+            limits=limits,
+            driver=self,
+            budget=budget,
+        )
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Open a connection. Raises ``psycopg.Error``."""
+        config = self.config
+        options: dict[str, Any] = {
+            "host": config.host,
+            "port": config.port,
+            "dbname": config.database,
+            "user": config.username,
+            "password": None if config.password is None else config.password.get_secret_value(),
+            "application_name": config.application_name,
+            "connect_timeout": max(1, round(config.connect_timeout)),
+            "sslmode": config.sslmode,
+            "sslrootcert": config.sslrootcert,
+            "sslcert": config.sslcert,
+            "sslkey": config.sslkey,
+        }
+        if config.statement_timeout is not None:
+            options["options"] = f"-c statement_timeout={round(config.statement_timeout * 1000)}"
+        connection = psycopg.connect(autocommit=True, **options)
+        if not config.prepared:
+            connection.prepare_threshold = None
+        return connection
+
+    # The pool's part
+
+    def adopt(self, record: Record) -> None:
+        """Probe the connection's socket."""
+        record.probe = Probe(record.raw.fileno())
+
+    def lend(self, record: Record) -> None:
+        """Begin transactions with statements from now on."""
+        record.raw.autocommit = False
+
+    def take_back(self, record: Record) -> None:
+        """Commit each statement by itself from now on."""
+        record.raw.autocommit = True
+
+    def close(self, record: Record) -> None:
+        """Close a connection."""
+        raw, record.dbapi_connection = record.raw, None
+        with suppress(psycopg.Error, OSError):  # it is broken then, and closed all the same
+            raw.close()
+
+    def permanent(self, error: Exception) -> bool:
+        """Say whether a failure to connect will not pass by itself."""
+        return not isinstance(error, psycopg.OperationalError) or _PERMANENT.search(str(error)) is not None
+
+    # The side's part
+
+    def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
+        """Execute one statement in autocommit mode and return its rows."""
+        cursor = record.cursor
+        if cursor is None:
+            cursor = record.cursor = record.raw.cursor(row_factory=rows_of)
+        cursor.execute(statement.text, params or None)
+        result = cursor.pgresult
+        # Not cursor.description, which makes an object for each column.
+        return cursor.fetchall() if result is not None and result.nfields else []
+
+    def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each set of parameters, pipelined, in one transaction."""
+        with record.raw.transaction(), record.raw.cursor() as cursor:
+            cursor.executemany(statement.text, rows)
+
+    def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Store many rows by COPY, in one transaction."""
+        copy_in = f"COPY {quoted(table)} ({', '.join(map(quoted, columns))}) FROM STDIN"
+        with record.raw.cursor() as cursor, cursor.copy(copy_in) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def stream(
+        self, record: Record, statement: Statement, params: Sequence[Any], batch: int
+    ) -> Generator[list[Row], None, None]:
+        """Yield a query's rows in batches, by a cursor on the server."""
+        with record.raw.transaction(), record.raw.cursor("poolwire_stream", row_factory=rows_of) as cursor:
+            cursor.execute(statement.text, params or None)
+            while rows := cursor.fetchmany(batch):
+                yield rows
+
+    def in_transaction(self, record: Record) -> bool:
+        """Say whether a transaction is open, without asking the server."""
+        answer: bool = record.raw.pgconn.transaction_status != _IDLE
+        return answer
+
+    def rollback(self, record: Record) -> None:
+        """Roll back."""
+        record.raw.rollback()
+
+    def lost(self, record: Record, error: BaseException) -> bool:
+        """Say whether an error means that the connection is no more."""
+        if record.raw.closed:
+            return True
+        return isinstance(error, psycopg.Error) and _ENDED.fullmatch(error.sqlstate or "") is not None
+
+    def cancel(self, record: Record) -> None:
+        """Ask the server to end the statement."""
+        record.raw.cancel_safe(timeout=_CANCEL_SECONDS)
+
+    def cut(self, record: Record) -> None:
+        """Shut the socket down: whoever reads from it sees its end."""
+        with suppress(OSError), socket.socket(fileno=os.dup(record.raw.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
+    def dispose(self) -> None:
+        """Do nothing: the bucket has all connections."""
+
+
+def rows_of(cursor: Any) -> Callable[[Sequence[Any]], Any]:
+    """Return what makes a row of the values that psycopg has loaded."""
+    result = cursor.pgresult
+    if result is None or not result.nfields:
+        return tuple
+    return _class_of(tuple([result.fname(column) for column in range(result.nfields)]), cursor)
+
+
+_classes: dict[tuple[bytes | None, ...], type[Row]] = {}
+_MOST_CLASSES = 4096
+
+
+def _class_of(names: tuple[bytes | None, ...], cursor: Any) -> type[Row]:
+    found = _classes.get(names)
+    if found is None:
+        found = row_class(tuple(column.name for column in cursor.description))
+        if len(_classes) < _MOST_CLASSES:
+            _classes[names] = found
+    return found

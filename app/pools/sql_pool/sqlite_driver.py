@@ -1,0 +1,213 @@
+"""SQLite as the pool's sides use it: directly from threads, through aiosqlite for an AsyncEngine."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.pools.core.bucket import Limits
+from app.pools.core.budget import Budget
+from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.connections import Record
+from app.pools.sql_pool.lease_pool import LeasePool
+from app.pools.sql_pool.rows import Row, row_class, rows_from
+from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source
+from app.pools.sql_pool.statements import Effect, Statement, Style, quoted
+
+_BATCH = 500
+
+
+class SQLiteDriver:
+    """sqlite3 for threads.
+
+    Args:
+        config: the database.
+        memory_name: tells this pool's ``:memory:`` from that of another pool.
+    """
+
+    style: Style = "qmark"
+    begin: str | None = "BEGIN IMMEDIATE"
+    begin_readonly: str | None = BEGIN_READONLY
+
+    def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
+        self.config = config
+        self.source = Source(config, f"{memory_name}-{config.application_name}")
+        # An in-memory database lives as long as a connection to it, so one stays outside the bucket.
+        self._anchor = self.source.connect() if config.in_memory else None
+
+    def engine(self, limits: Limits, budget: Budget | None) -> Engine:
+        """Make the Engine on a ``LeasePool``."""
+        return create_engine(
+            URL.create("sqlite", database=self.config.database),
+            creator=self.source.connect,
+            poolclass=LeasePool,
+            label=self.config.label,
+            limits=limits,
+            driver=self,
+            budget=budget,
+        )
+
+    # The pool's part
+
+    def adopt(self, record: Record) -> None:
+        """Do nothing: a file needs no probe."""
+
+    def lend(self, record: Record) -> None:
+        """Begin transactions with statements from now on."""
+        record.raw.isolation_level = ""
+
+    def take_back(self, record: Record) -> None:
+        """Commit each statement by itself from now on."""
+        record.raw.isolation_level = None
+
+    def close(self, record: Record) -> None:
+        """Close a connection."""
+        raw, record.dbapi_connection = record.raw, None
+        with suppress(sqlite3.Error):  # SQLite closes it in any case
+            raw.close()
+
+    def permanent(self, error: Exception) -> bool:
+        """Say yes: a file that cannot be opened stays so."""
+        return True
+
+    # The side's part
+
+    def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
+        """Execute one statement in autocommit mode and return its rows."""
+        cursor = record.cursor
+        if cursor is None:
+            cursor = record.cursor = record.raw.cursor(sqlite3.Cursor)
+        if statement.effect is Effect.READ:
+            values = cursor.execute(statement.text, params).fetchall()
+        else:
+            raw: Connection = record.raw
+            raw.before(statement.effect)
+            try:
+                values = cursor.execute(statement.text, params).fetchall()
+            finally:
+                raw.after()
+        description = cursor.description
+        return rows_from(description, values) if description else []
+
+    def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each set of parameters, in one transaction."""
+        raw: Connection = record.raw
+        raw.lock()
+        cursor = raw.cursor(sqlite3.Cursor)
+        cursor.execute("BEGIN IMMEDIATE")
+        cursor.executemany(statement.text, rows)
+        raw.commit()
+
+    def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Store many rows by statements that store several each, in one transaction."""
+        raw: Connection = record.raw
+        most = min(_BATCH, raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(columns))
+        insert = f"INSERT INTO {quoted(table)} ({', '.join(map(quoted, columns))}) VALUES "
+        one = f"({', '.join('?' * len(columns))})"
+        raw.lock()
+        cursor = raw.cursor(sqlite3.Cursor)
+        cursor.execute("BEGIN IMMEDIATE")
+        waiting = iter(rows)
+        while batch := list(islice(waiting, most)):
+            if any(len(row) != len(columns) for row in batch):
+                raise ValueError(f"a row has another number of values than the {len(columns)} columns")
+            cursor.execute(insert + ", ".join([one] * len(batch)), list(chain.from_iterable(batch)))
+        raw.commit()
+
+    def stream(
+        self, record: Record, statement: Statement, params: Sequence[Any], batch: int
+    ) -> Generator[list[Row], None, None]:
+        """Yield a query's rows in batches, as SQLite finds them."""
+        raw: Connection = record.raw
+        cursor = raw.cursor(sqlite3.Cursor)
+        raw.before(statement.effect)
+        try:
+            cursor.execute(statement.text, params)
+            row = row_class(tuple(column[0] for column in cursor.description or ()))
+            while values := cursor.fetchmany(batch):
+                yield list(map(row, values))
+        finally:
+            cursor.close()
+            raw.after()
+
+    def in_transaction(self, record: Record) -> bool:
+        """Say whether a transaction is open."""
+        answer: bool = record.raw.in_transaction
+        return answer
+
+    def rollback(self, record: Record) -> None:
+        """Roll back."""
+        record.raw.rollback()
+
+    def lost(self, record: Record, error: BaseException) -> bool:
+        """Say no: there is no server that could go away."""
+        return False
+
+    def cancel(self, record: Record) -> None:
+        """Interrupt what the connection does."""
+        record.raw.interrupt()
+
+    def cut(self, record: Record) -> None:
+        """Interrupt once more, should the statement have begun since."""
+        record.raw.interrupt()
+
+    def dispose(self) -> None:
+        """Let an in-memory database end."""
+        if self._anchor is not None:
+            self._anchor.close()
+
+
+class AiosqliteDriver:
+    """aiosqlite for an AsyncEngine. Its thread waits for the writer lock, so the event loop does not.
+
+    Args:
+        source: where connections come from, the same as for threads.
+    """
+
+    def __init__(self, config: DatabaseConfig, source: Source) -> None:
+        self._config = config
+        self._source = source
+
+    begin: str | None = "BEGIN IMMEDIATE"
+    begin_readonly: str | None = BEGIN_READONLY
+
+    def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
+        """Make the AsyncEngine on a ``LeasePool``."""
+        return create_async_engine(
+            URL.create("sqlite+aiosqlite", database=self._source.uri, query={"uri": "true"}),
+            connect_args=self._source.connect_args,
+            poolclass=LeasePool,
+            label=f"{self._config.label} (async)",
+            limits=limits,
+            driver=self,
+            budget=budget,
+        )
+
+    def adopt(self, record: Record) -> None:
+        """Begin transactions with statements: nobody else uses these connections."""
+        assert record.dbapi_connection is not None
+        record.dbapi_connection.isolation_level = ""
+
+    def lend(self, record: Record) -> None:
+        """Do nothing."""
+
+    def take_back(self, record: Record) -> None:
+        """Do nothing."""
+
+    def close(self, record: Record) -> None:
+        """Close a connection from any thread, also when its event loop is closed."""
+        if record.dbapi_connection is not None:
+            record.dbapi_connection = None
+            # From a thread without an event loop: in one with a loop, stop() would report to it, closed or not.
+            threading.Thread(target=record.raw.stop, name="poolwire-sql-close", daemon=True).start()
+
+    def permanent(self, error: Exception) -> bool:
+        """Say yes: a file that cannot be opened stays so."""
+        return True

@@ -1,0 +1,236 @@
+"""A database's side for threads: an Engine, and the driver-level calls that do without it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Literal, Protocol, TypeVar
+
+from sqlalchemy import Engine
+
+from app.pools.core.bucket import Entry, Limits
+from app.pools.core.budget import Budget
+from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
+from app.pools.sql_pool.lease_pool import Driver, LeasePool
+from app.pools.sql_pool.rows import Row
+from app.pools.sql_pool.statements import Effect, Parameters, Statement, Style, prepare
+from app.pools.sql_pool.unfinished import report_unfinished
+from app.pools.sql_pool.watchdog import Watch
+
+T = TypeVar("T")
+
+Retry = Literal["read"]
+
+
+class SyncDriver(Driver, Protocol):
+    """What a side for threads needs of its driver."""
+
+    style: Style
+    begin: str | None
+    """What begins a writing transaction at once, where the driver does not do so by itself."""
+    begin_readonly: str | None
+
+    def engine(self, limits: Limits, budget: Budget | None) -> Engine:
+        """Make the Engine on a ``LeasePool``."""
+
+    def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
+        """Execute one statement in autocommit mode and return its rows."""
+
+    def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each set of parameters, in one transaction."""
+
+    def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Store many rows, in one transaction, by the fastest way that the database has."""
+
+    def stream(
+        self, record: Record, statement: Statement, params: Sequence[Any], batch: int
+    ) -> Generator[list[Row], None, None]:
+        """Yield a query's rows in batches, as the database finds them."""
+
+    def in_transaction(self, record: Record) -> bool:
+        """Say whether a transaction is open, without asking the server."""
+
+    def rollback(self, record: Record) -> None:
+        """Roll back."""
+
+    def lost(self, record: Record, error: BaseException) -> bool:
+        """Say whether an error means that the connection is no more."""
+
+    def cancel(self, record: Record) -> None:
+        """Ask the server to end what the connection does."""
+
+    def cut(self, record: Record) -> None:
+        """Make what the connection does fail at once."""
+
+    def dispose(self) -> None:
+        """Close what is not in the bucket."""
+
+
+class SyncSide:
+    """Connections of one database for threads.
+
+    Args:
+        driver: the driver, which knows the database.
+        limits: the cap and the times.
+        label: the database's name, without secrets.
+        budget: the cap that the database's sides have together.
+    """
+
+    def __init__(self, driver: SyncDriver, limits: Limits, label: str, budget: Budget | None) -> None:
+        self.driver = driver
+        self.label = label
+        self.engine = driver.engine(limits, budget)
+        pool = self.engine.pool
+        assert isinstance(pool, LeasePool)
+        self.bucket: ConnectionBucket = pool.bucket
+        self._fetch = driver.fetch
+        self._in_transaction = driver.in_transaction
+
+    def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
+        """Execute one statement in autocommit mode and return its rows."""
+        statement = prepare(sql, self.driver.style)
+        if params or statement.names:
+            params = statement.bind(params)
+        if retry is None or statement.effect is not Effect.READ:
+            return self._execute(statement, params, timeout)
+        try:
+            return self._execute(statement, params, timeout)
+        except DatabaseUnreachable:
+            raise
+        except DatabaseUnavailable:
+            return self._execute(statement, params, timeout)
+
+    def _execute(self, statement: Statement, params: Any, timeout: float | None) -> list[Row]:
+        if timeout is not None:
+            return self._call(lambda record: self._fetch(record, statement, params), timeout)
+        bucket = self.bucket
+        entry = bucket.checkout()
+        record = entry.resource
+        try:
+            rows = self._fetch(record, statement, params)
+            if self._in_transaction(record):
+                self._end_transaction(entry)
+        except BaseException as error:
+            self._fail(entry, error)
+            raise
+        bucket.give_back(entry)
+        return rows
+
+    def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
+        """Execute one statement for each set of parameters in one transaction; return how many there were."""
+        statement = prepare(sql, self.driver.style)
+        counted = Counted(map(statement.bind, rows))
+        self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout)
+        return counted.count
+
+    def copy_rows(
+        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+    ) -> int:
+        """Store many rows in one transaction; return how many there were."""
+        counted = Counted(rows)
+        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout)
+        return counted.count
+
+    def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> Iterator[Row]:
+        """Yield a query's rows as the database finds them, holding a connection until the last or until closed."""
+        with closing(self.batches(sql, params, batch, timeout)) as batches:
+            for rows in batches:
+                yield from rows
+
+    def batches(
+        self, sql: str, params: Parameters, batch: int, timeout: float | None
+    ) -> Generator[list[Row], None, None]:
+        """Yield a query's rows in lists of ``batch``, as ``stream``."""
+        statement = prepare(sql, self.driver.style)
+        bound = statement.bind(params)
+        entry = self.bucket.checkout(timeout)
+        try:
+            with closing(self.driver.stream(entry.resource, statement, bound, batch)) as found:
+                yield from found
+        except GeneratorExit:
+            self._clean(entry)
+            raise
+        except BaseException as error:
+            self._fail(entry, error)
+            raise
+        self._clean(entry)
+
+    def _call(self, work: Callable[[Record], T], timeout: float | None) -> T:
+        """Do ``work`` with a connection, within ``timeout`` seconds if there is a limit."""
+        started = time.monotonic()
+        entry = self.bucket.checkout(None if timeout is None else min(timeout, self.bucket.limits.checkout_timeout))
+        record, driver = entry.resource, self.driver
+        if timeout is None:
+            try:
+                result = work(record)
+                if self._in_transaction(record):
+                    self._end_transaction(entry)
+            except BaseException as error:
+                self._fail(entry, error)
+                raise
+            self.bucket.give_back(entry)
+            return result
+        with Watch(started + timeout, lambda: driver.cancel(record), lambda: driver.cut(record)) as watch:
+            failure: BaseException | None = None
+            try:
+                result = work(record)
+            except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
+                failure = error
+        if watch.expired:
+            # The server may still act on the cancel a moment later, and hit who has the connection next.
+            self.bucket.discard(entry)
+            if failure is not None:
+                raise QueryTimeout(self.label, timeout) from failure
+            return result
+        if failure is not None:
+            self._fail(entry, failure)
+            raise failure
+        self._clean(entry)
+        return result
+
+    def _clean(self, entry: Entry[Record]) -> None:
+        """Give back a connection that may have a transaction open."""
+        try:
+            if self._in_transaction(entry.resource):
+                self.driver.rollback(entry.resource)
+        except Exception:  # noqa: BLE001 - a connection that cannot roll back is of no use to anybody
+            self.bucket.discard(entry)
+        else:
+            self.bucket.give_back(entry)
+
+    def _end_transaction(self, entry: Entry[Record]) -> None:
+        """Roll back the transaction that a statement's text has opened."""
+        report_unfinished(self.label, entry.site)
+        self.driver.rollback(entry.resource)
+
+    def _fail(self, entry: Entry[Record], error: BaseException) -> None:
+        """Give a connection back after a failure: a faulty statement does not cost it."""
+        record = entry.resource
+        record.cursor = None
+        if self.driver.lost(record, error):
+            self.bucket.suspect_idle()
+            self.bucket.discard(entry)
+            raise DatabaseUnavailable(f"the connection to {self.label} was lost: {reason(error)}") from error
+        if isinstance(error, Exception):
+            self._clean(entry)
+        else:
+            self.bucket.discard(entry)  # interrupted half-way: nobody knows what the server still sends
+
+    def close(self) -> None:
+        """Close what is not in the bucket."""
+        self.driver.dispose()
+
+
+class Counted:
+    """An iterable that knows how many items were taken from it."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = items
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            self.count += 1
+            yield item

@@ -1,0 +1,49 @@
+"""Borrowers who leave a transaction unfinished: told once, with the place in their code."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+from app.pools.core.holders import CallSite, render
+from app.pools.sql_pool.statements import Effect, effect_of
+
+log = logging.getLogger(__name__)
+
+_WROTE = "poolwire_wrote"
+_MOST_PLACES = 1000
+_places: set[str] = set()
+
+
+def report_unfinished(label: str, site: CallSite) -> None:
+    """Log that a transaction was rolled back because its borrower left it open, once for each place."""
+    place = render(site)
+    if place in _places or len(_places) >= _MOST_PLACES:
+        return
+    _places.add(place)
+    log.warning(
+        "a transaction on %s was left unfinished and is rolled back; commit it, or use transaction(): %s", label, place
+    )
+
+
+def watch_writes(engine: Engine) -> None:
+    """Have ``left_unfinished`` know whether a connection's transaction has written."""
+    event.listen(engine, "before_cursor_execute", _note_statement)
+    event.listen(engine, "commit", _forget)
+    event.listen(engine, "rollback", _forget)
+
+
+def left_unfinished(connection: Connection) -> bool:
+    """Say whether a connection, about to be returned, has written something that was not committed."""
+    return not connection.closed and connection.in_transaction() and connection.info.get(_WROTE, False)
+
+
+def _note_statement(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+    if effect_of(statement) is Effect.WRITE:
+        connection.info[_WROTE] = True
+
+
+def _forget(connection: Connection) -> None:
+    connection.info.pop(_WROTE, None)

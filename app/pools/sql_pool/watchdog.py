@@ -1,0 +1,112 @@
+"""A watchdog: ends calls at their deadline, also when the peer is silent, at no cost to calls without one."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from app.pools.core import forks
+
+log = logging.getLogger(__name__)
+
+GRACE = 0.5
+"""Seconds after the deadline at which the connection is cut, if cancelling has not ended the call."""
+_IDLE = 10.0
+
+
+class Watch:
+    """One call with a deadline. Used with ``with`` around the call.
+
+    Args:
+        deadline: when the call must end, on the monotonic clock.
+        cancel: asks the server to end the call. May block, for at most ``GRACE``; runs in its own thread.
+        cut: makes the call fail at once, whatever the server does. Must not block.
+    """
+
+    def __init__(self, deadline: float, cancel: Callable[[], None], cut: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.expired = False
+        self._cancel = cancel
+        self._cut = cut
+        self._lock = threading.Lock()
+        self._over = False
+
+    def __enter__(self) -> Self:
+        _watchdog.add(self.deadline, self._expire)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Under the lock: a cancel that is being sent must not reach whoever has the connection next.
+        with self._lock:
+            self._over = True
+
+    def _expire(self) -> None:
+        if self._over:
+            return
+        self.expired = True
+        _watchdog.add(self.deadline + GRACE, self._end)
+        threading.Thread(target=self._guarded_cancel, name="poolwire-sql-cancel", daemon=True).start()
+
+    def _guarded_cancel(self) -> None:
+        with self._lock:
+            if self._over:
+                return
+            try:
+                self._cancel()
+            except Exception:
+                log.debug("a statement could not be cancelled; its connection is cut", exc_info=True)
+
+    def _end(self) -> None:
+        # Not under the lock, which a hanging cancel may hold; the descriptor is the borrower's until it leaves.
+        if not self._over:
+            self._cut()
+
+
+class _Watchdog:
+    """Runs actions when they are due, from one daemon thread that lives while there are any."""
+
+    def __init__(self) -> None:
+        self.forget_after_fork()
+
+    def forget_after_fork(self) -> None:
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self._changed = threading.Condition()
+        self._running = False
+
+    def add(self, when: float, action: Callable[[], None]) -> None:
+        with self._changed:
+            heapq.heappush(self._due, (when, next(self._count), action))
+            if not self._running:
+                forks.register(self)
+                self._running = True
+                threading.Thread(target=self._run, name="poolwire-sql-watchdog", daemon=True).start()
+            elif self._due[0][2] is action:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                if not self._due:
+                    if not self._changed.wait(_IDLE) and not self._due:
+                        self._running = False
+                        return
+                    continue
+                when, _, action = self._due[0]
+                if when > now:
+                    self._changed.wait(when - now)
+                    continue
+                heapq.heappop(self._due)
+            action()
+
+
+_watchdog = _Watchdog()
