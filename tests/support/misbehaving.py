@@ -243,11 +243,13 @@ class MisbehavingServer:
         tls: whether it speaks TLS.
         client_certificate: whether it demands one.
         close_idle: seconds after which it closes an idle connection.
+        host: the address that it listens on.
     """
 
     tls: bool = False
     client_certificate: bool = False
     close_idle: float = 300.0
+    host: str = "127.0.0.1"
     port: int = 0
     seen: list[Seen] = field(default_factory=list)
     accepted: int = 0
@@ -263,7 +265,7 @@ class MisbehavingServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     def requests_to(self, path: str) -> list[Seen]:
         return [each for each in self.seen if each.path == path]
@@ -286,7 +288,7 @@ class MisbehavingServer:
         # Without a limit of its own, a client that keeps its end open would hold the server's for 30 seconds.
         farewell = {"ssl_shutdown_timeout": 0.2} if self.tls else {}
         server = await asyncio.start_server(
-            self._connection, "127.0.0.1", self.port, ssl=self._context(), backlog=1024, limit=1 << 22, **farewell
+            self._connection, self.host, self.port, ssl=self._context(), backlog=1024, limit=1 << 22, **farewell
         )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -327,11 +329,11 @@ class MisbehavingServer:
         except (Hangup, OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # how the handler, the client, or the end of the server ends a connection
         finally:
-            self.connected -= 1
             self._tasks.discard(task)
             writer.close()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
+            self.connected -= 1
 
 
 async def _read_request(reader: asyncio.StreamReader, connection: int) -> Seen:

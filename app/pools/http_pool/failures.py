@@ -24,11 +24,14 @@ def describe(error: Exception, *, sent: bool) -> Failure:
     blocked = isinstance(inner, NotPublic) or "is not a public address" in str(inner)
     untrusted = isinstance(inner, ssl.SSLCertVerificationError | ssl.CertificateError)
     plain = isinstance(inner, OSError) and not isinstance(inner, aiohttp.ClientError)
+    undecodable = isinstance(inner, urllib3.exceptions.DecodeError) or isinstance(
+        error.__cause__, aiohttp.http_exceptions.ContentEncodingError
+    )
     name = "NameResolutionError" if isinstance(error, aiohttp.ClientConnectorDNSError) else type(inner).__name__
     return Failure(
         reason=f"{name}: {inner}" if plain and str(inner) else name,
         sent=sent,
-        permanent=blocked or untrusted or isinstance(inner, urllib3.exceptions.DecodeError | aiohttp.InvalidURL),
+        permanent=blocked or untrusted or undecodable or isinstance(inner, aiohttp.InvalidURL),
         cause=inner.with_traceback(None) if plain else None,
         kind=BlockedAddress if blocked else UntrustedServer if untrusted else HTTPUnavailable,
     )

@@ -1,0 +1,182 @@
+"""Tenants: callers of one origin share connections, and nothing that tells who they are."""
+
+import asyncio
+import logging
+import ssl
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from app.pools.errors import PoolError, UntrustedServer
+from app.pools.http_pool import HTTPClient, HTTPConfig, HTTPPool
+from tests.pools.http_pool.conftest import Ask
+from tests.support.misbehaving import TLS, MisbehavingServer, misbehaving_server
+
+
+async def test_no_tenant_sends_anothers_credentials(ask: Ask, server: MisbehavingServer) -> None:
+    """Calls of many tenants at once over the same connections each carry their own credentials and headers."""
+    tenants = [HTTPConfig(server.url, auth=f"token-{i}", headers={"X-Tenant": str(i)}) for i in range(20)]
+    answers = await asyncio.gather(
+        *(ask(tenant, "GET", f"/slow?s=0.001&i={i}") for i, tenant in enumerate(tenants * 5))
+    )
+    for i, answer in enumerate(answers):
+        sent = answer.json()["headers"]
+        assert (sent["authorization"], sent["x-tenant"]) == (f"Bearer token-{i % 20}", str(i % 20))
+
+
+async def test_tenants_share_connections(ask: Ask, server: MisbehavingServer) -> None:
+    """Tenants of one origin with the same limits use the same connection, one after another."""
+    for name in ("alice", "bob", "carol"):
+        assert (await ask(HTTPConfig(server.url, auth=name), "GET", "/echo")).ok
+    assert server.accepted == 1
+
+
+async def test_cookies_are_not_kept(ask: Ask, config: HTTPConfig) -> None:
+    """A cookie that the server sets is sent to nobody."""
+    await ask(replace(config, auth="alice"), "GET", "/cookie?who=alice")
+    for tenant in (config, replace(config, auth="alice"), replace(config, auth="bob")):
+        assert "cookie" not in (await ask(tenant, "GET", "/echo")).json()["headers"]
+
+
+async def test_trust_separates_connections(ask: Ask, pool: HTTPPool) -> None:
+    """Who verifies never gets a connection that was opened without verification."""
+    with misbehaving_server(tls=True) as server:
+        assert (await ask(HTTPConfig(server.url, verify=False), "GET", "/echo")).ok
+        with pytest.raises(UntrustedServer, match="certificate verify failed") as caught:
+            await ask(HTTPConfig(server.url), "GET", "/echo")
+        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+        assert len(server.seen) == 1
+        assert (await ask(HTTPConfig(server.url, ca=TLS / "ca.pem"), "GET", "/echo")).ok
+    with misbehaving_server(tls=True, host="127.0.0.2") as impostor, pytest.raises(UntrustedServer):
+        await ask(HTTPConfig(impostor.url, ca=TLS / "ca.pem"), "GET", "/echo")
+
+
+async def test_client_certificates_are_shown_to_their_origin_only(ask: Ask) -> None:
+    """A server that demands a certificate is served by who has one, and a redirect takes it nowhere else."""
+    with misbehaving_server(tls=True, client_certificate=True) as server:
+        config = HTTPConfig(server.url, ca=TLS / "ca.pem", cert=TLS / "client.pem", max_retries=0)
+        assert (await ask(config, "GET", "/echo")).ok
+        with pytest.raises(PoolError):
+            await ask(replace(config, cert=None), "GET", "/echo")
+        with misbehaving_server(tls=True, client_certificate=True) as other:
+            with pytest.raises(PoolError):
+                await ask(config, "GET", "/redirect", params={"to": f"{other.url}/echo"})
+            assert other.seen == []
+
+
+async def test_the_environment_counts_only_if_asked_for(
+    ask: Ask, config: HTTPConfig, server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTP_PROXY is ignored by default; with trust_env requests go through it."""
+    with misbehaving_server() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
+        assert (await ask(config, "GET", "/echo")).json()["target"] == "/echo"
+        through = await ask(replace(config, trust_env=True), "GET", "/echo")
+        assert through.json()["target"] == f"{server.url}/echo"
+        assert len(proxy.seen) == 1
+
+
+async def test_a_proxy_gets_its_credentials_and_the_origin_does_not(ask: Ask, config: HTTPConfig) -> None:
+    """A proxy's credentials are sent to it."""
+    with misbehaving_server() as proxy:
+        config = replace(config, proxy=proxy.url.replace("//", "//alice:p%40w@"))
+        said = (await ask(config, "GET", "/echo?x=1")).json()
+    assert said["target"] == f"{config.base_url}/echo?x=1"
+    assert said["headers"]["proxy-authorization"] == "Basic YWxpY2U6cEB3"
+
+
+CANARY = "canary5ecret"
+
+
+@pytest.fixture
+def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """All that is logged, at the lowest level."""
+    with caplog.at_level(logging.DEBUG):
+        yield caplog
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error with everything it was caused by or came up during."""
+    while error is not None:
+        yield error
+        if error.__context__ is not None and error.__context__ is not error.__cause__:
+            yield from chain(error.__context__)
+        error = error.__cause__
+
+
+def secrets(base_url: str, way: str) -> HTTPConfig:
+    """A configuration with the canary in one kind of credential."""
+    return HTTPConfig(
+        base_url,
+        max_retries=1,
+        retry_delay=0.001,
+        timeout=0.5,
+        max_response_size=100_000,
+        max_redirects=1,
+        circuit_threshold=0,
+        auth={
+            "basic": ("user", CANARY), "bearer": CANARY, "function": lambda: CANARY,
+        }.get(way),
+        headers={"X-Api-Key": CANARY, "Cookie": f"session={CANARY}", "X-Plain": CANARY} if way == "headers" else {},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["basic", "bearer", "function", "headers", "query", "body"])
+@pytest.mark.parametrize(
+    "path",
+    ["/hang", "/reset", "/cut?when=headers", "/cut?when=body", "/endless", "/loop", "/redirect?to=ftp://x", "//evil",
+     "/status?code=404", "/bomb?mb=9", "refused", "untrusted"],
+)  # fmt: skip
+async def test_a_canary_shows_nowhere(
+    ask: Ask, pool: HTTPPool, server: MisbehavingServer, way: str, path: str, free_port: int,
+    everything_logged: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """A secret in any kind of credential is in no error, chain, log, representation or statistic, whatever fails."""
+    base_url = {"refused": f"http://127.0.0.1:{free_port}"}.get(path, server.url)
+    with misbehaving_server(tls=True) as secure:
+        config = secrets(secure.url if path == "untrusted" else base_url, way)
+        options = (
+            {"params": {"api_key": CANARY}} if way == "query" else {"json": {"k": CANARY}} if way == "body" else {}
+        )
+        with pytest.raises(PoolError) as caught:
+            (await ask(config, "PUT", path, **options)).raise_for_status()  # type: ignore[arg-type]
+    for error in chain(caught.value):
+        assert CANARY not in f"{error!s} {error!r} {error.args}"
+        assert all(CANARY not in repr(value) for value in vars(error).values())
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    # aiohttp and urllib3 are silent about headers; what asyncio or a client logs would show here as well.
+    assert CANARY not in everything_logged.text
+    shown = [config, HTTPClient(pool, config), pool, pool.get_stats(), pool.health(), *pool._accounts.values()]
+    assert CANARY not in repr(shown)
+
+
+def test_statistics_of_an_origin_add_up(pool: HTTPPool, config: HTTPConfig, server: MisbehavingServer) -> None:
+    """get_stats has the documented figures of each origin, and they are true."""
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda i: pool.request(config, "GET", f"/echo?i={i}"), range(40)))
+    asyncio.run(_ask_async(pool, config))
+    pool.request(config, "GET", "/status?code=404")
+    pool.request(config, "GET", "/status?code=503&n=1&key=b")
+    stats = pool.get_stats()
+    figures = stats["pools"][server.url]
+    assert (figures["requests"], figures["attempts"], figures["retries"]) == (52, 53, 1)
+    assert figures["statuses"] == {"2xx": 51, "4xx": 1}
+    assert (figures["failures"], figures["deadline_hits"], figures["refused_retries"]) == (0, 0, 0)
+    assert (figures["in_flight"], figures["queued"], figures["active"]) == (0, 0, 0)
+    assert figures["new_connections"] == server.accepted == figures["misses"]
+    assert figures["reuse_ratio"] == pytest.approx(1 - server.accepted / 53)
+    assert figures["latency"]["count"] == 52
+    assert 0 < figures["latency"]["p50"] <= figures["latency"]["p95"] <= figures["latency"]["p99"]
+    assert figures["bytes_received"] > 50 * 100
+    assert stats["metrics"]["pool_hits"] == 53 - server.accepted
+    assert stats["cleanup_thread_alive"]
+
+
+async def _ask_async(pool: HTTPPool, config: HTTPConfig) -> None:
+    await asyncio.gather(*(pool.request_async(config, "GET", "/echo") for _ in range(10)))
