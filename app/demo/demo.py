@@ -118,7 +118,7 @@ class Demo:
             )
         )
         try:
-            await self._unless_stopped(ready.wait())
+            await self.until_stopped(ready.wait())
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -138,7 +138,7 @@ class Demo:
         Raises:
             DemoStopped: the demo was told to stop before that.
         """
-        await self._unless_stopped(self.scanner.finished.wait())
+        await self.until_stopped(self.scanner.finished.wait())
 
     async def ask(self, question: str) -> dict[str, Any]:
         """Return what the assistant answers: an ``Answer`` as JSON has it.
@@ -147,11 +147,11 @@ class Demo:
             DemoStopped: the demo was told to stop before that.
             PoolError: the assistant did not answer, or could not.
         """
-        return await self._unless_stopped(_ask(question))
+        return await self.until_stopped(_ask(question))
 
     async def report(self) -> dict[str, Any]:
         """Return what the jobs table says: the number of jobs in each state, of passages, and what is left out."""
-        return await self._unless_stopped(_report())
+        return await self.until_stopped(_report())
 
     def pools(self) -> dict[str, dict[str, Any]]:
         """Return the metrics of each pool by its name."""
@@ -168,8 +168,8 @@ class Demo:
         """How many jobs the extractors have finished in this run."""
         return sum(extractor.finished for extractor in self.extractors)
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await ``work``; raise what ended the agents if they end first."""
+    async def until_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work``; raise ``DemoStopped``, or what ended the agents, if they end first."""
         assert self._run is not None
         working = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self._stop.wait())

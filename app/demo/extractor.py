@@ -42,7 +42,7 @@ class Extractor(Agent):
     """
 
     endpoint = "jobs"
-    concurrency = 32
+    concurrency = 16
 
     def __init__(self, folder: Path, number: int = 1, *, size_limit: int = DEFAULT_SIZE_LIMIT) -> None:
         super().__init__(f"extractor-{number}")

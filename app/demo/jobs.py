@@ -271,12 +271,12 @@ async def search(db: Database, expression: str, limit: int) -> list[Hit]:
     """Return the ``limit`` passages that BM25 ranks highest for an FTS5 expression."""
     rows = await db.execute_query_async(
         'SELECT passages.path, start, "end", heading, body,'
-        " snippet(passages, 2, '[', ']', '…', 24), programming, keywords, -rank"
+        " snippet(passages, 2, '[', ']', '…', 24) AS snippet, programming AS language, keywords, -rank AS score"
         f" FROM passages JOIN jobs ON jobs.id = passages.rowid >> {_PLACE_BITS}"
         " WHERE passages MATCH ? ORDER BY rank LIMIT ?",
         (expression, limit),
     )
-    return [Hit(*row[:7], tuple(orjson.loads(row[7])), row[8]) for row in rows]
+    return [Hit(**(row._asdict() | {"keywords": tuple(orjson.loads(row.keywords))})) for row in rows]
 
 
 async def counts(db: Database) -> dict[str, Any]:

@@ -102,6 +102,8 @@ class Scanner(Agent):
         """Set when no job is left to do."""
         self.sent_again = 0
         """How many jobs were sent more than once."""
+        self.jobs_at_start = 0
+        """How many jobs there were to do when the scan was over."""
         self._folder = folder
         self._size_limit = size_limit
         self._patience = patience
@@ -165,6 +167,7 @@ class Scanner(Agent):
     async def _load(self, db: Database = Provide["databases.library.handle"]) -> None:
         self._waiting.extend(await jobs.queued(db))
         self._jobs = {job.id: job for job in self._waiting}
+        self.jobs_at_start = len(self._jobs)
         self._attempts = {job.id: job.attempts for job in self._waiting}
 
     @inject
