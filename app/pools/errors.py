@@ -109,6 +109,21 @@ class NoReply(PoolError, TimeoutError):
     """A ZMQ request was sent and no reply came in time; the peer may have executed it."""
 
 
+class ConnectionLost(PoolError, ConnectionError):
+    """The connection to a ZMQ peer broke while a request was on its way.
+
+    Attributes:
+        endpoint: where the peer listens.
+        maybe_executed: whether the peer may have executed the request; if not, sending it again is safe.
+    """
+
+    def __init__(self, endpoint: str, *, maybe_executed: bool) -> None:
+        self.endpoint = endpoint
+        self.maybe_executed = maybe_executed
+        advice = "it may have executed the request" if maybe_executed else "sending the request again is safe"
+        super().__init__(f"the connection to {endpoint} was lost before the reply came; {advice}")
+
+
 class EndpointBusy(PoolError):
     """A ZMQ endpoint that this process binds is leased already; a bound endpoint has one owner."""
 

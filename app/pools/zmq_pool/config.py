@@ -56,6 +56,9 @@ class SocketConfig:
         max_connections: sockets of this configuration, at most; by default ``ZMQ_POOL_MAX_CONNECTIONS``.
         backlog: messages that PUB and PUSH keep while they cannot be sent, before publishing waits.
         subscriber_wait: seconds for which a new PUB keeps its messages until the first subscriber is there.
+        multiplexed: whether asyncio requests share a connection. That needs a server that returns the envelope,
+            as REP and brokers do, and a ROUTER that does not count on exactly one frame before the empty one;
+            without it each request leases a REQ.
         allow_plaintext: permits an endpoint that other machines can reach without encryption.
 
     Raises:
@@ -74,6 +77,7 @@ class SocketConfig:
     max_connections: int | None = None
     backlog: int = 10_000
     subscriber_wait: float = 1.0
+    multiplexed: bool = True
     allow_plaintext: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Iterable
@@ -22,11 +24,14 @@ from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.leases import Lease
+from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.sockets import open_dealer
 
 log = logging.getLogger(__name__)
 
 _EXIT_TIMEOUT = 2.0
+_PATIENCE = 0.005
 
 
 class ZMQPool(ManagedPool):
@@ -45,6 +50,8 @@ class ZMQPool(ManagedPool):
         super().__init__(sweep_interval=self.settings.health_check_interval)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._desks: dict[SocketConfig, Desk] = {}
+        # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
+        self._multiplexers: dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexer]] = {}
         self._budget = Budget(self.settings.max_total_connections)
         self._paused = False
 
@@ -115,22 +122,63 @@ class ZMQPool(ManagedPool):
         return reply
 
     async def request_async(self, config: SocketConfig, body: bytes, timeout: float | None = None) -> bytes:
-        """Do what ``request`` does without blocking the event loop."""
+        """Send ``body`` and return the reply, without blocking the event loop.
+
+        Requests of one loop share a connection, through which up to 400 are on the way at once, unless the
+        configuration says ``multiplexed=False``.
+
+        Args:
+            config: a REQ configuration that connects.
+            body: the request.
+            timeout: seconds for all of it, ``config.receive_timeout`` unless given.
+
+        Raises:
+            NotSent: no peer was connected in time, or too many requests wait; sending it again is safe.
+            NoReply: the request was sent and no reply came in time; the peer may have executed it.
+            ConnectionLost: the connection broke meanwhile; ``maybe_executed`` says whether to be careful.
+            UnexpectedReply: the reply has more than one frame.
+        """
+        if not config.multiplexed:
+            return await self._request_by_lease(config, body, timeout)
+        try:
+            multiplexer = self._multiplexers[asyncio.get_running_loop()][config]
+        except KeyError:
+            multiplexer = self._open_multiplexer(asyncio.get_running_loop(), config)
+        return await multiplexer.request(body, timeout)
+
+    async def _request_by_lease(self, config: SocketConfig, body: bytes, timeout: float | None) -> bytes:
         _expect(config, SocketType.REQ)
         sent = False
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout), self.socket(config, timeout) as socket:
+            async with limit, self.socket(config, timeout) as socket:
                 await socket.send(body)
                 sent = True
                 reply: bytes = await socket.recv()
                 if socket.getsockopt(zmq.RCVMORE):
                     raise UnexpectedReply(config.endpoint)
-        except TimeoutError as error:
-            if isinstance(error, NoReply | NotSent) or type(error) is not TimeoutError:
+        except TimeoutError:
+            if not limit.expired():
                 raise
             what = NoReply if sent else NotSent
-            raise what(f"{config.label} did not {'answer' if sent else 'send'} within {timeout:g} s") from None
+            raise what(f"{config.label} did not {'reply' if sent else 'send'} within {timeout:g} s") from None
         return reply
+
+    def _open_multiplexer(self, loop: asyncio.AbstractEventLoop, config: SocketConfig) -> Multiplexer:
+        _expect(config, SocketType.REQ)
+        self._ensure_running()
+        context = self.context
+        with self._lock:
+            self._close_those_of_closed_loops()
+            made = Multiplexer(loop, config, lambda: open_dealer(context, config))
+            self._multiplexers.setdefault(loop, {})[config] = made
+        return made
+
+    def _close_those_of_closed_loops(self) -> None:
+        """Close what an ``asyncio.run`` left behind; nothing else can use it any more."""
+        for loop in [loop for loop in self._multiplexers if loop.is_closed()]:
+            for multiplexer in self._multiplexers.pop(loop).values():
+                multiplexer.close()
 
     def request_many(self, config: SocketConfig, bodies: Iterable[bytes], timeout: float | None = None) -> list[bytes]:
         """Send each body as a request of its own and return the replies in the same order."""
@@ -208,7 +256,10 @@ class ZMQPool(ManagedPool):
     def _drain(self, deadline: float) -> list[str]:
         with self._lock:
             desks, self._desks = self._desks, {}
+            multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
+            self._multiplexers = {}
         holders = [holder for desk in desks.values() for holder in desk.drain(deadline)]
+        holders += [line for each in multiplexers for line in _end(each, deadline)]
         with self._lock:
             context, self._context = self._context, None
         if context is not None:
@@ -216,20 +267,26 @@ class ZMQPool(ManagedPool):
         return holders
 
     def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        return [(desk.config.label, desk.figures()) for desk in list(self._desks.values())]
+        figures = [(desk.config.label, desk.figures()) for desk in list(self._desks.values())]
+        with self._lock:
+            multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
+        return figures + [(f"{each.config.label} (asyncio)", each.figures()) for each in multiplexers]
 
     def sweep(self) -> None:
         """Close sockets that were idle too long or are too old, and report leases held too long."""
         for desk in list(self._desks.values()):
             desk.sweep()
+        with self._lock:
+            self._close_those_of_closed_loops()
 
     def forget_after_fork(self) -> None:
         """Start empty in a child process: sockets and context are the parent's."""
         super().forget_after_fork()
         for desk in self._desks.values():
             desk.forget_after_fork()
-        forks.bury(self._desks)
+        forks.bury(self._desks, self._multiplexers)
         self._desks = {}
+        self._multiplexers = {}
         self._context = None
         self._budget = Budget(self.settings.max_total_connections)
 
@@ -237,6 +294,32 @@ class ZMQPool(ManagedPool):
 def _expect(config: SocketConfig, kind: SocketType) -> None:
     if config.socket_type is not kind:
         raise TypeError(f"a {kind.name} configuration is needed here, not {config.label}")
+
+
+def _end(multiplexer: Multiplexer, deadline: float) -> list[str]:
+    """Wait for a multiplexer's requests until ``deadline`` and close it, in its loop's thread."""
+    loop = multiplexer.loop
+    try:
+        inside = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        inside = False
+    if inside or not loop.is_running():
+        left = multiplexer.busy  # nothing can make progress while this thread waits
+        multiplexer.close()
+    else:
+        while multiplexer.busy and time.monotonic() < deadline:
+            time.sleep(_PATIENCE)
+        left = multiplexer.busy
+        closed = threading.Event()
+
+        def close() -> None:
+            multiplexer.close()
+            closed.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop was closed this moment: nothing is left to close
+            loop.call_soon_threadsafe(close)
+            closed.wait(max(1.0, deadline - time.monotonic()))
+    return [f"{multiplexer.config.label}: {left} asyncio requests without their reply"] if left else []
 
 
 _started: weakref.WeakSet[ZMQPool] = weakref.WeakSet()

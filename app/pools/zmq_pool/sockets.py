@@ -320,6 +320,15 @@ def open_socket(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
     """
     kind = zmq.XPUB if config.socket_type is SocketType.PUB else config.socket_type.value
     socket = _CLASSES.get(config.socket_type, LeanSocket)(context, kind, config)
+    return _set_up(socket, config)
+
+
+def open_dealer(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
+    """Return a DEALER set up and connected as the REQ of ``config`` would be, for many requests at once."""
+    return _set_up(LeanSocket(context, zmq.DEALER, config), config)
+
+
+def _set_up(socket: LeanSocket, config: SocketConfig) -> LeanSocket:
     try:
         _set_options(socket, config)
         if config.bind:

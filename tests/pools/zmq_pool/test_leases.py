@@ -179,7 +179,6 @@ async def test_a_lease_in_asyncio_has_awaited_methods(pool):
         with pool.socket(config) as second:
             second.send(b"sync")
             assert b"sync" == second.recv()
-        assert b"once" == await pool.request_async(config, b"once")
         assert 1 == pool.get_stats()["metrics"]["total_connections"]
 
 

@@ -1,0 +1,269 @@
+"""asyncio requests through one connection: right replies, right errors, nothing lost."""
+
+import asyncio
+import random
+import threading
+
+import pytest
+import zmq
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, UnexpectedReply
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from tests.support.echo import replier
+from tests.support.echo_process import echo_process
+from tests.support.waiting import eventually_async
+
+
+@pytest.fixture
+async def pool():
+    async with ZMQPool(ZMQPoolSettings()) as pool:
+        yield pool
+
+
+def figures(pool, config):
+    return pool.get_stats()["pools"].get(f"{config.label} (asyncio)", {"in_flight": 0, "total": 0})
+
+
+@pytest.mark.parametrize("kind", ["REP", "ROUTER"])
+async def test_3000_at_once_lose_no_reply(pool, kind):
+    """A default server gets 3000 requests at once, repeatedly; every reply comes, each to its request."""
+    with echo_process(kind) as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60)
+        for _ in range(3):
+            replies = await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(3000)))
+            assert [b"%d" % n for n in range(3000)] == replies
+        assert 1 == figures(pool, config)["total"]
+
+
+async def test_a_broker_in_between_changes_nothing(pool):
+    """Requests pass a ROUTER-DEALER broker to several REP workers and come back to their callers."""
+    context = zmq.Context()
+    front, back, stop, told = (context.socket(kind) for kind in (zmq.ROUTER, zmq.DEALER, zmq.PAIR, zmq.PAIR))
+    front.bind("tcp://127.0.0.1:*")
+    back.bind("tcp://127.0.0.1:*")
+    told.bind("inproc://stop")
+    stop.connect("inproc://stop")
+    endpoint, inner = front.last_endpoint.decode(), back.last_endpoint.decode()
+    broker = threading.Thread(target=zmq.proxy_steerable, args=(front, back, None, told), daemon=True)
+    broker.start()
+
+    async def work(worker):
+        while True:
+            await worker.send(await worker.recv())
+
+    served = SocketConfig(SocketType.REP, inner)
+    async with pool.socket(served) as one, pool.socket(served) as two:
+        workers = [asyncio.create_task(work(worker)) for worker in (one, two)]
+        config = SocketConfig(SocketType.REQ, endpoint)
+        replies = await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(200)))
+        assert [b"%d" % n for n in range(200)] == replies
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    stop.send(b"TERMINATE")
+    await asyncio.to_thread(broker.join, 10)
+    for socket in (front, back, stop, told):
+        socket.close(0)
+    context.term()
+
+
+async def test_cancelled_and_expired_requests_confuse_no_other(pool):
+    """While many requests are cancelled or expire, every other one gets its own reply."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=30)
+        choose = random.Random(1)
+        for _ in range(5):
+            good = [asyncio.create_task(pool.request_async(config, b"%d" % n)) for n in range(300)]
+            cancelled = [asyncio.create_task(pool.request_async(config, b"c%d" % n)) for n in range(100)]
+            silent = [asyncio.create_task(pool.request_async(config, b"silence", timeout=0.05)) for n in range(20)]
+            for task in cancelled:
+                asyncio.get_running_loop().call_later(choose.random() * 0.01, task.cancel)
+            assert [b"%d" % n for n in range(300)] == await asyncio.gather(*good)
+            assert all(isinstance(e, NoReply) for e in await asyncio.gather(*silent, return_exceptions=True))
+            await asyncio.gather(*cancelled, return_exceptions=True)
+        assert 0 == figures(pool, config)["in_flight"]
+
+
+async def test_a_server_that_never_answers_some_does_not_fill_the_window(pool):
+    """After 1000 requests without a reply the endpoint still serves: their connection is replaced."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        for _ in range(5):
+            lost = (pool.request_async(config, b"silence", timeout=0.1) for _ in range(200))
+            assert all(isinstance(e, NoReply) for e in await asyncio.gather(*lost, return_exceptions=True))
+        assert b"ok" == await pool.request_async(config, b"ok")
+        await eventually_async(lambda: figures(pool, config)["total"] == 1)
+        burst = await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(1000)))
+        assert [b"%d" % n for n in range(1000)] == burst
+
+
+async def test_without_a_peer_requests_are_not_sent(pool, free_endpoint):
+    """Requests to nobody fail as safe to repeat, and none is executed when somebody comes."""
+    config = SocketConfig(SocketType.REQ, free_endpoint)
+    tasks = [pool.request_async(config, b"%d" % n, timeout=0.1) for n in range(100)]
+    assert all(isinstance(e, NotSent) for e in await asyncio.gather(*tasks, return_exceptions=True))
+    seen = []
+    with replier(lambda frames: seen.append(frames) or frames, free_endpoint):
+        assert b"now" == await pool.request_async(config, b"now")
+    assert [[b"now"]] == seen
+
+
+async def test_a_full_queue_refuses(pool, free_endpoint):
+    """More requests than the backlog holds are refused at once, as safe to repeat."""
+    config = SocketConfig(SocketType.REQ, free_endpoint, backlog=10)
+    tasks = [asyncio.create_task(pool.request_async(config, b"x", timeout=0.2)) for _ in range(11)]
+    with pytest.raises(NotSent, match="wait to be sent"):
+        await tasks[10]
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_killed_server_fails_what_is_in_flight_at_once(pool):
+    """When the server dies, requests on their way fail as maybe executed, long before their time limit."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60)
+        await pool.request_async(config, b"warm")
+        tasks = [asyncio.create_task(pool.request_async(config, b"silence")) for _ in range(50)]
+        await eventually_async(lambda: figures(pool, config)["in_flight"] == 50)
+        server.kill()
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert all(isinstance(e, ConnectionLost) and e.maybe_executed for e in outcomes)
+        server.start()
+        assert b"again" == await pool.request_async(config, b"again")
+
+
+async def test_a_frozen_server_is_noticed_by_its_heartbeat(pool):
+    """When the server stops executing, what is in flight fails within the heartbeat's time."""
+    with echo_process("REP") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60, heartbeat=0.1)
+        await pool.request_async(config, b"warm")
+        server.freeze()
+        with pytest.raises(ConnectionLost):
+            await asyncio.wait_for(pool.request_async(config, b"frozen"), 10)
+        server.thaw()
+        assert b"again" == await pool.request_async(config, b"again")
+
+
+async def test_a_server_restarted_under_load_gives_no_stranger_a_reply(pool):
+    """Through kills and restarts every request ends with its own reply or the right error."""
+    with echo_process("REP") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=30)
+        counts = {"replied": 0, "failed": 0}
+        stop = asyncio.Event()
+
+        async def ask(name):
+            n = 0
+            while not stop.is_set():
+                n += 1
+                body = b"%d.%d" % (name, n)
+                try:
+                    assert body == await pool.request_async(config, body)
+                    counts["replied"] += 1
+                except (ConnectionLost, NotSent):
+                    counts["failed"] += 1
+
+        tasks = [asyncio.create_task(ask(name)) for name in range(100)]
+        for _ in range(3):
+            before = counts["replied"]
+            await eventually_async(lambda before=before: counts["replied"] > before + 500)
+            server.kill()
+            await asyncio.to_thread(server.start)
+        before = counts["replied"]
+        await eventually_async(lambda: counts["replied"] > before + 500)
+        stop.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        assert counts["failed"] > 0
+
+
+async def test_a_reply_of_several_frames_is_an_error(pool):
+    """A request whose reply has two frames fails clearly, and the next one is not affected."""
+    with replier(lambda frames: [b"a", b"b"] if frames[0] == b"two" else frames) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        two, one = await asyncio.gather(
+            pool.request_async(config, b"two"), pool.request_async(config, b"one"), return_exceptions=True
+        )
+        assert isinstance(two, UnexpectedReply)
+        assert b"one" == one
+
+
+async def test_a_server_that_keeps_the_envelope_needs_a_req_per_request(pool):
+    """With multiplexed=False each request leases a REQ, which suits a ROUTER that expects exactly three frames."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.bind("tcp://127.0.0.1:*")
+
+    def serve():
+        for _ in range(20):
+            sender, _, body = router.recv_multipart()
+            router.send_multipart([sender, b"", body])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    config = SocketConfig(SocketType.REQ, router.last_endpoint.decode(), multiplexed=False)
+    replies = await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(20)))
+    assert [b"%d" % n for n in range(20)] == replies
+    await asyncio.to_thread(thread.join, 10)
+    router.close(0)
+    context.term()
+
+
+def test_each_asyncio_run_gets_a_connection_of_its_own():
+    """The pool works across asyncio.run calls and closes what the ended loops left."""
+    with ZMQPool() as pool, replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        for n in range(5):
+            assert b"%d" % n == asyncio.run(pool.request_async(config, b"%d" % n))
+        pool.sweep()
+        assert 0 == pool.get_stats()["metrics"]["total_connections"]
+
+
+def test_several_loops_in_several_threads_share_the_pool():
+    """Loops in four threads ask through one pool at once, and each gets its own replies."""
+    with ZMQPool() as pool, echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60)
+
+        async def ask(name):
+            bodies = [b"%d.%d" % (name, n) for n in range(500)]
+            assert bodies == await asyncio.gather(*(pool.request_async(config, body) for body in bodies))
+
+        threads = [threading.Thread(target=lambda name=name: asyncio.run(ask(name))) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+
+def test_it_works_under_uvloop():
+    """The multiplexer and the asyncio sockets work on another event loop as well."""
+    uvloop = pytest.importorskip("uvloop")
+    with ZMQPool() as pool, echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+
+        async def ask():
+            async with pool.socket(config) as socket:
+                await socket.send(b"leased")
+                assert b"leased" == await socket.recv()
+            return await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(500)))
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert [b"%d" % n for n in range(500)] == runner.run(ask())
+
+
+async def test_stopping_waits_for_replies_and_then_refuses():
+    """`stop_async` lets requests on their way end, and fails those that do not, naming them."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        pool = ZMQPool()
+        asking = [asyncio.create_task(pool.request_async(config, b"%d" % n)) for n in range(100)]
+        await asyncio.sleep(0)
+        await pool.stop_async()
+        assert [b"%d" % n for n in range(100)] == await asyncio.gather(*asking)
+        with pytest.raises(PoolClosed):
+            await pool.request_async(config, b"late")
+        pool.start()
+        silent = asyncio.create_task(pool.request_async(config, b"silence"))
+        await eventually_async(lambda: figures(pool, config)["in_flight"] == 1)
+        with pytest.raises(Exception, match="1 asyncio requests without their reply"):
+            await pool.stop_async(timeout=0.1)
+        with pytest.raises(PoolClosed):
+            await silent
