@@ -121,7 +121,7 @@ class NativeSide(AsyncSide):
     async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """See ``AsyncSide``."""
         statement = prepare(sql, self.driver.style)
-        if params or statement.names:
+        if statement.names or params.__class__ is not tuple:
             params = statement.bind(params)
         if retry is None or statement.effect is not Effect.READ:
             return await self._execute(statement, params, timeout)

@@ -51,6 +51,7 @@ class AsyncpgDriver:
     """
 
     style: Style = "numeric"
+    probed = True
     begin: str | None = None
     begin_readonly: str | None = None
 

@@ -62,6 +62,7 @@ class ConnectionBucket(Bucket[Record]):
         ping: asks a connection whether it works.
         create_async: makes a connection for a task.
         ping_async: asks a connection of a task.
+        probed: whether connections can break while they are idle.
         budget: the cap that the database's connections for threads and for tasks have together.
     """
 
@@ -76,6 +77,7 @@ class ConnectionBucket(Bucket[Record]):
         ping: Callable[[Record], bool] | None = None,
         create_async: Callable[[], Awaitable[Record]] | None = None,
         ping_async: Callable[[Record], Awaitable[bool]] | None = None,
+        probed: bool = True,
         budget: Budget | None = None,
     ) -> None:
         self._connect = create
@@ -91,7 +93,7 @@ class ConnectionBucket(Bucket[Record]):
             create=self._attempt,
             create_async=None if create_async is None else self._attempt_async,
             destroy=destroy,
-            usable=self._works,
+            usable=self._works if probed else None,
             budget=budget,
         )
 
@@ -112,11 +114,8 @@ class ConnectionBucket(Bucket[Record]):
 
     def _works(self, entry: Entry[Record], now: float) -> bool:
         record = entry.resource
-        if record.dbapi_connection is None:
-            return False
         probe = record.probe
-        if probe is None:
-            return True
+        assert probe is not None
         if not probe.readable() and now - entry.idle_since < PING_AFTER and entry.idle_since > self._suspect_until:
             return True
         if self._ping is not None:
@@ -296,7 +295,7 @@ class ConnectionBucket(Bucket[Record]):
     def sweep(self) -> None:
         """Close what has expired, ask what has been idle for long, and keep the least number of connections."""
         super().sweep()
-        if self._ping is None:
+        if self._ping is None or self._usable is None:
             return
         now = time.monotonic()
         for _ in range(len(self._idle)):

@@ -45,6 +45,9 @@ class Driver(Protocol):
     transactions.
     """
 
+    probed: bool
+    """Whether a connection can break while it is idle, and ``adopt`` gives it a probe."""
+
     def adopt(self, record: Record) -> None:
         """Take note of a new connection's raw one, and of a probe for it."""
 
@@ -87,6 +90,7 @@ class LeasePool(Pool):
             permanent=driver.permanent,
             ping=None if asynchronous else self._ping,
             ping_async=self._ping_async if asynchronous else None,
+            probed=driver.probed,
             budget=budget,
         )
 

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine
@@ -26,7 +27,6 @@ try:
 except ImportError as error:
     raise MissingDriver("PostgreSQL needs psycopg: pip install 'poolwire[postgres]'") from error
 
-_IDLE = psycopg.pq.TransactionStatus.IDLE
 _CANCEL_SECONDS = 0.4
 # libpq reports a failed start without an SQLSTATE; these will not pass by themselves.
 _PERMANENT = re.compile(
@@ -46,8 +46,11 @@ class PsycopgDriver:
     """
 
     style: Style = "format"
+    probed = True
     begin: str | None = None
     begin_readonly: str | None = None
+    # The one status that is false is IDLE.
+    in_transaction = attrgetter("raw.pgconn.transaction_status")
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config
@@ -146,11 +149,6 @@ class PsycopgDriver:
             cursor.execute(statement.text, params or None)
             while rows := cursor.fetchmany(batch):
                 yield rows
-
-    def in_transaction(self, record: Record) -> bool:
-        """Say whether a transaction is open, without asking the server."""
-        answer: bool = record.raw.pgconn.transaction_status != _IDLE
-        return answer
 
     def rollback(self, record: Record) -> None:
         """Roll back."""

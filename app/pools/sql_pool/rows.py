@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, ClassVar, SupportsIndex
 
 
@@ -65,12 +64,18 @@ def _column(position: SupportsIndex) -> Callable[[Row], Any]:
     return column
 
 
-def rows_from(description: Iterable[Any], values: Iterable[Any]) -> list[Row]:
-    """Return ``values`` as rows; ``description`` is a DBAPI cursor's."""
-    return list(map(row_class(tuple(map(_NAME, description))), values))
+_classes: dict[Any, type[Row]] = {}
+_MOST_CLASSES = 4096
 
 
-_NAME = itemgetter(0)
+def row_class_of(description: tuple[tuple[Any, ...], ...]) -> type[Row]:
+    """Return the class of a result's rows; ``description`` is a DBAPI cursor's."""
+    found = _classes.get(description)
+    if found is None:
+        found = row_class(tuple([column[0] for column in description]))
+        if len(_classes) < _MOST_CLASSES:
+            _classes[description] = found
+    return found
 
 
 def _rebuild(names: tuple[str, ...], values: tuple[Any, ...]) -> Row:

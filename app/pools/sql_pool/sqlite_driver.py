@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine
@@ -17,7 +18,7 @@ from app.pools.core.budget import Budget
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
-from app.pools.sql_pool.rows import Row, row_class, rows_from
+from app.pools.sql_pool.rows import Row, row_class_of
 from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source
 from app.pools.sql_pool.statements import Effect, Statement, Style, quoted
 
@@ -33,8 +34,10 @@ class SQLiteDriver:
     """
 
     style: Style = "qmark"
+    probed = False
     begin: str | None = "BEGIN IMMEDIATE"
     begin_readonly: str | None = BEGIN_READONLY
+    in_transaction = attrgetter("raw.in_transaction")
 
     def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
         self.config = config
@@ -81,9 +84,7 @@ class SQLiteDriver:
 
     def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
-        cursor = record.cursor
-        if cursor is None:
-            cursor = record.cursor = record.raw.cursor(sqlite3.Cursor)
+        cursor = record.cursor or self._cursor(record)
         if statement.effect is Effect.READ:
             values = cursor.execute(statement.text, params).fetchall()
         else:
@@ -93,8 +94,13 @@ class SQLiteDriver:
                 values = cursor.execute(statement.text, params).fetchall()
             finally:
                 raw.after()
-        description = cursor.description
-        return rows_from(description, values) if description else []
+        return list(map(row_class_of(cursor.description), values)) if values else values
+
+    @staticmethod
+    def _cursor(record: Record) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = record.raw.cursor(sqlite3.Cursor)
+        record.cursor = cursor
+        return cursor
 
     def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, in one transaction."""
@@ -130,17 +136,11 @@ class SQLiteDriver:
         raw.before(statement.effect)
         try:
             cursor.execute(statement.text, params)
-            row = row_class(tuple(column[0] for column in cursor.description or ()))
             while values := cursor.fetchmany(batch):
-                yield list(map(row, values))
+                yield list(map(row_class_of(cursor.description), values))
         finally:
             cursor.close()
             raw.after()
-
-    def in_transaction(self, record: Record) -> bool:
-        """Say whether a transaction is open."""
-        answer: bool = record.raw.in_transaction
-        return answer
 
     def rollback(self, record: Record) -> None:
         """Roll back."""
@@ -175,6 +175,7 @@ class AiosqliteDriver:
         self._config = config
         self._source = source
 
+    probed = False
     begin: str | None = "BEGIN IMMEDIATE"
     begin_readonly: str | None = BEGIN_READONLY
 

@@ -49,8 +49,9 @@ class SyncDriver(Driver, Protocol):
     ) -> Generator[list[Row], None, None]:
         """Yield a query's rows in batches, as the database finds them."""
 
-    def in_transaction(self, record: Record) -> bool:
-        """Say whether a transaction is open, without asking the server."""
+    @property
+    def in_transaction(self) -> Callable[[Record], object]:
+        """What says, truthy or not, whether a transaction is open, without asking the server."""
 
     def rollback(self, record: Record) -> None:
         """Roll back."""
@@ -85,26 +86,17 @@ class SyncSide:
         pool = self.engine.pool
         assert isinstance(pool, LeasePool)
         self.bucket: ConnectionBucket = pool.bucket
+        self._style = driver.style
         self._fetch = driver.fetch
         self._in_transaction = driver.in_transaction
 
     def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
-        statement = prepare(sql, self.driver.style)
-        if params or statement.names:
+        statement = prepare(sql, self._style)
+        if statement.names or params.__class__ is not tuple:
             params = statement.bind(params)
-        if retry is None or statement.effect is not Effect.READ:
-            return self._execute(statement, params, timeout)
-        try:
-            return self._execute(statement, params, timeout)
-        except DatabaseUnreachable:
-            raise
-        except DatabaseUnavailable:
-            return self._execute(statement, params, timeout)
-
-    def _execute(self, statement: Statement, params: Any, timeout: float | None) -> list[Row]:
-        if timeout is not None:
-            return self._call(lambda record: self._fetch(record, statement, params), timeout)
+        if timeout is not None or retry is not None:
+            return self._execute_carefully(statement, params, timeout, retry)
         bucket = self.bucket
         entry = bucket.checkout()
         record = entry.resource
@@ -117,6 +109,21 @@ class SyncSide:
             raise
         bucket.give_back(entry)
         return rows
+
+    def _execute_carefully(
+        self, statement: Statement, params: Any, timeout: float | None, retry: Retry | None
+    ) -> list[Row]:
+        def fetch(record: Record) -> list[Row]:
+            return self._fetch(record, statement, params)
+
+        try:
+            return self._call(fetch, timeout)
+        except DatabaseUnreachable:
+            raise
+        except DatabaseUnavailable:
+            if retry is None or statement.effect is not Effect.READ:
+                raise
+        return self._call(fetch, timeout)
 
     def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
