@@ -322,11 +322,13 @@ class Bucket(Generic[T]):
         """Give up a place below the cap, to the oldest waiter if there is one."""
         with self._lock:
             self._size -= 1
-            if self._closed and not self._size:
+            closed = self._closed
+            if closed and not self._size:
                 self._drained.set()
         if self._budget is not None:
             self._budget.give()
-        self._serve()
+        if not closed:  # a closed bucket has no waiters, and would close each idle entry from within the last one
+            self._serve()
 
     # Return
 

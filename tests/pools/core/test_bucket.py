@@ -253,6 +253,16 @@ def test_a_paused_bucket_can_be_closed(maker):
         bucket.checkout()
 
 
+def test_closing_takes_any_number_of_idle_connections(maker):
+    """Closing is a loop and not a recursion: thousands of idle connections are closed one after another."""
+    bucket = maker.bucket(capacity=5000)
+    for entry in [bucket.checkout() for _ in range(5000)]:
+        bucket.give_back(entry)
+    bucket.refuse()
+    assert set() == maker.open
+    assert [] == bucket.drain(0)
+
+
 def test_a_detached_connection_is_the_callers(maker):
     """Detaching frees the place and leaves the connection open."""
     bucket = maker.bucket(capacity=1)
