@@ -92,7 +92,7 @@ def terms_of(question: str, language: str = "en") -> list[str]:
     """
     found = list(dict.fromkeys(_WORD.findall(question.lower().replace("_", " "))))
     common = ENGLISH_STOP_WORDS | _ASKING | COMMON_WORDS.get(language, frozenset())
-    return [word for word in found if word not in common and len(word) > 1] or found
+    return [word for word in found if word not in common and (len(word) > 1 or word.isdigit())] or found
 
 
 def match_expression(terms: Iterable[str], phrases: Iterable[str] = ()) -> str:

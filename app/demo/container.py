@@ -14,6 +14,8 @@ from app.pools.http_pool import HTTPConfig
 from app.pools.sql_pool import get_sqlite_config
 from app.pools.zmq_pool import SocketConfig, SocketType
 
+_CONNECTIONS = 16
+
 Endpoint = Callable[[str], str]
 
 
@@ -37,8 +39,17 @@ def demo_container(index: Path, enricher_url: str, endpoint: Endpoint | None = N
     news = SocketConfig(SocketType.SUB, progress)
     resources = Resources(
         databases={"library": get_sqlite_config(index)},
-        # A short pause before a retry, because the service is on this machine.
-        apis={"enricher": HTTPConfig(enricher_url, max_retries=4, retry_delay=0.1, max_retry_delay=1.0)},
+        # Short pauses, because the service is on this machine.
+        apis={
+            "enricher": HTTPConfig(
+                enricher_url,
+                max_retries=4,
+                retry_delay=0.1,
+                max_retry_delay=1.0,
+                circuit_reset=1.0,
+                max_connections=_CONNECTIONS,
+            )
+        },
         peers={
             "librarian": SocketConfig(SocketType.REQ, librarian),
             "assistant": SocketConfig(SocketType.REQ, assistant, receive_timeout=60.0),

@@ -43,6 +43,7 @@ class DemoSettings:
         delay: seconds that each request to the enricher takes longer.
         size_limit: bytes above which a file is left out.
         patience: seconds after which a job that was sent and not heard of is looked up.
+        retry_delay: seconds before the second attempt at a job that failed; it doubles with each.
         extractors: how many there are.
         drain_timeout: seconds for what is in flight to end when the demo stops.
     """
@@ -51,6 +52,7 @@ class DemoSettings:
     delay: float = 0.0
     size_limit: int = DEFAULT_SIZE_LIMIT
     patience: float = 10.0
+    retry_delay: float = 0.25
     extractors: int = 2
     drain_timeout: float = 10.0
 
@@ -78,7 +80,9 @@ class Demo:
         self.index = index_file(folder)
         self.enricher = Enricher(settings.failure_rate, settings.delay)
         self.monitor = Monitor()
-        self.scanner = Scanner(folder, size_limit=settings.size_limit, patience=settings.patience)
+        self.scanner = Scanner(
+            folder, size_limit=settings.size_limit, patience=settings.patience, retry_delay=settings.retry_delay
+        )
         self.extractors = [
             Extractor(folder, number, size_limit=settings.size_limit) for number in range(1, settings.extractors + 1)
         ]

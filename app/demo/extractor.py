@@ -17,7 +17,7 @@ from app.demo.folder import DEFAULT_SIZE_LIMIT, SkipFile
 from app.demo.jobs import Rejected, Stored
 from app.demo.languages import kind_of, programming_language
 from app.demo.passages import Passage, split
-from app.pools.errors import PoolError
+from app.pools.errors import CircuitOpen, PoolError
 from app.pools.http_pool import HTTPClient
 from app.pools.zmq_pool import Publisher
 
@@ -70,7 +70,8 @@ class Extractor(Agent):
                 progress.send({"id": id, "path": path, "outcome": "already done"}, topic="job.repeated")
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            progress.send({"id": id, "path": path, "reason": reason}, topic="job.failed")
+            rest = error.retry_in if isinstance(error, CircuitOpen) else 0.0
+            progress.send({"id": id, "path": path, "reason": reason, "rest": rest}, topic="job.failed")
             if not isinstance(error, (EnrichmentFailed, PoolError)):
                 raise
         finally:

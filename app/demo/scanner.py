@@ -114,6 +114,7 @@ class Scanner(Agent):
         self._jobs: dict[int, Job] = {}
         self._attempts: dict[int, int] = {}
         self._failures: dict[int, str] = {}
+        self._rest: dict[int, float] = {}
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -138,6 +139,7 @@ class Scanner(Agent):
             return
         if topic == "job.failed":
             self._failures[id] = message["reason"]
+            self._rest[id] = message["rest"]
             self._sent[id] = 0.0  # due now: looked up, and sent again after a rest
         else:
             self._forget(id)
@@ -215,7 +217,8 @@ class Scanner(Agent):
             else:
                 self.sent_again += 1
                 del self._sent[id]
-                self._resting[id] = now + self._retry_delay * 2 ** (self._attempts[id] - 1)
+                pause = self._retry_delay * 2 ** (self._attempts[id] - 1)
+                self._resting[id] = now + max(pause, self._rest.pop(id, 0.0))
 
     def _forget(self, id: int) -> None:
         self._sent.pop(id, None)
