@@ -17,7 +17,7 @@ from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTime
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Effect, Parameters, Statement, Style, prepare
+from app.pools.sql_pool.statements import Parameters, Statement, Style, prepare
 from app.pools.sql_pool.sync_side import Counted, Retry, SyncSide
 from app.pools.sql_pool.unfinished import report_unfinished
 
@@ -123,7 +123,7 @@ class NativeSide(AsyncSide):
         statement = prepare(sql, self.driver.style)
         if statement.names or params.__class__ is not tuple:
             params = statement.bind(params)
-        if retry is None or statement.effect is not Effect.READ:
+        if retry is None or not statement.reads:
             return await self._execute(statement, params, timeout)
         try:
             return await self._execute(statement, params, timeout)

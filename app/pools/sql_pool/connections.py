@@ -9,8 +9,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from app.pools.core.bucket import Bucket, Entry, Limits
@@ -31,13 +32,20 @@ _HELPERS = 4
 class Record(_ConnectionRecord):
     """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
 
-    if TYPE_CHECKING:
-        entry: Entry[Record]
-    raw: Any = None
+    __slots__ = ("cursor", "entry", "probe", "raw")
+
+    entry: Entry[Record]
+    raw: Any
     """The driver's own connection."""
-    cursor: Any = None
+    cursor: Any
     """The driver's cursor that ``execute_query`` uses again and again."""
-    probe: Probe | None = None
+    probe: Probe | None
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.raw = self.driver_connection
+        self.cursor = None
+        self.probe = None
 
 
 class FailedAttempt(DatabaseUnavailable):

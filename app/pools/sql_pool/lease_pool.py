@@ -96,7 +96,6 @@ class LeasePool(Pool):
 
     def _create_connection(self) -> Record:
         record = Record(self)
-        record.raw = record.driver_connection
         self._driver.adopt(record)
         return record
 

@@ -20,7 +20,7 @@ from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.rows import Row, row_class_of
 from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source
-from app.pools.sql_pool.statements import Effect, Statement, Style, quoted
+from app.pools.sql_pool.statements import Statement, Style, quoted
 
 _BATCH = 500
 
@@ -85,7 +85,7 @@ class SQLiteDriver:
     def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
         cursor = record.cursor or self._cursor(record)
-        if statement.effect is Effect.READ:
+        if statement.reads:
             values = cursor.execute(statement.text, params).fetchall()
         else:
             raw: Connection = record.raw

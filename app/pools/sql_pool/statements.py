@@ -54,8 +54,9 @@ class Statement(NamedTuple):
     text: str
     names: tuple[str, ...]
     """The name of each placeholder in order, when the text has ``:name`` placeholders."""
-    placeholders: int
     effect: Effect
+    reads: bool
+    """Whether the effect is ``READ``."""
 
     def bind(self, params: Parameters) -> Sequence[Any]:
         """Return the parameters in the order of the placeholders.
@@ -110,7 +111,8 @@ def prepare(sql: str, style: Style) -> Statement:
         raise ValueError("a statement has either ? or :name placeholders, not both")
     if style == "format" and not count:
         text = sql.replace("??", "?")  # psycopg reads %% as it stands when there are no parameters
-    return Statement(text, tuple(names), count, effect_of(sql))
+    effect = effect_of(sql)
+    return Statement(text, tuple(names), effect, effect is Effect.READ)
 
 
 @lru_cache(maxsize=4096)

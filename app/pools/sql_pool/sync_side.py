@@ -15,7 +15,7 @@ from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTime
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Effect, Parameters, Statement, Style, prepare
+from app.pools.sql_pool.statements import Parameters, Statement, Style, prepare
 from app.pools.sql_pool.unfinished import report_unfinished
 from app.pools.sql_pool.watchdog import Watch
 
@@ -121,7 +121,7 @@ class SyncSide:
         except DatabaseUnreachable:
             raise
         except DatabaseUnavailable:
-            if retry is None or statement.effect is not Effect.READ:
+            if retry is None or not statement.reads:
                 raise
         return self._call(fetch, timeout)
 
