@@ -31,6 +31,13 @@ class Attended(Protocol):
         """Do what can be done without blocking. Returns whether nothing is left to do."""
 
 
+class Closing(Attended, Protocol):
+    """A member whose sockets are the attendant's."""
+
+    def close(self) -> None:
+        """Close them; called in the attendant's thread."""
+
+
 class Attendant:
     """Serves members from one daemon thread, which runs while there are any."""
 
@@ -42,6 +49,8 @@ class Attendant:
         self._lock = threading.RLock()
         self._watched: set[Attended] = set()
         self._stuck: set[Attended] = set()
+        self._fresh: set[Attended] = set()  # watched from now on: what has happened already gives no sign
+        self._leaving: list[tuple[Closing, threading.Event]] = []
         self._thread: threading.Thread | None = None
         self._wake: tuple[int, int] | None = None
 
@@ -57,7 +66,23 @@ class Attendant:
         """Call ``member.attend()`` whenever its descriptor is readable, until ``unwatch``."""
         with self._lock:
             self._watched.add(member)
+            self._fresh.add(member)
             self._ensure_running()
+
+    def dismiss(self, member: Closing, seconds: float = 5.0) -> None:
+        """Leave ``member`` alone and close it, in the thread that used its sockets; wait for that ``seconds``."""
+        done = threading.Event()
+        with self._lock:
+            self._watched.discard(member)
+            self._stuck.discard(member)
+            running = self._thread is not None and self._thread is not threading.current_thread()
+            if running:
+                self._leaving.append((member, done))
+                self._alarm()
+        if running:
+            done.wait(seconds)
+        else:
+            member.close()
 
     def unwatch(self, member: Attended) -> None:
         """Leave ``member`` alone; a call that runs at this moment may still end a little later."""
@@ -91,7 +116,12 @@ class Attendant:
     def _round(self, wake: int) -> bool:
         """Wait for a descriptor or a tick and serve those concerned. Returns whether anyone is left."""
         with self._lock:
+            leaving, self._leaving = self._leaving, []
+            for gone, done in leaving:
+                gone.close()
+                done.set()
             stuck, watched = list(self._stuck), list(self._watched)
+            fresh, self._fresh = self._fresh & self._watched, set()
             if not stuck and not watched:
                 self._thread = self._wake = None
                 return False
@@ -103,11 +133,11 @@ class Attendant:
             if descriptor is not None:
                 by_descriptor[descriptor] = member
                 poller.register(descriptor, select.POLLIN)
-        readable = {descriptor for descriptor, _ in poller.poll(_TICK_MS if stuck else None)}
+        readable = {descriptor for descriptor, _ in poller.poll(0 if fresh else _TICK_MS if stuck else None)}
         if wake in readable:
             os.read(wake, 4096)
         called = {by_descriptor[descriptor] for descriptor in readable & by_descriptor.keys()}
-        for member in called.union(stuck):
+        for member in called.union(stuck, fresh):
             self._serve(member)
         return True
 

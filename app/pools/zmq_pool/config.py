@@ -12,6 +12,7 @@ import zmq
 
 from app.pools.errors import ConfigError
 from app.pools.zmq_pool import endpoints
+from app.pools.zmq_pool.curve import CurveClient, CurveServer
 from app.pools.zmq_pool.options import Options, OptionValue
 
 FOREVER = math.inf
@@ -59,6 +60,8 @@ class SocketConfig:
         multiplexed: whether asyncio requests share a connection. That needs a server that returns the envelope,
             as REP and brokers do, and a ROUTER that does not count on exactly one frame before the empty one;
             without it each request leases a REQ.
+        curve: encryption and identity: ``CurveClient`` for a socket that connects, ``CurveServer`` for one that
+            binds.
         allow_plaintext: permits an endpoint that other machines can reach without encryption.
 
     Raises:
@@ -78,6 +81,7 @@ class SocketConfig:
     backlog: int = 10_000
     subscriber_wait: float = 1.0
     multiplexed: bool = True
+    curve: CurveClient | CurveServer | None = None
     allow_plaintext: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
@@ -123,6 +127,8 @@ class SocketConfig:
         if self.heartbeat:
             effective["HEARTBEAT_IVL"] = _milliseconds(self.heartbeat)
             effective["HEARTBEAT_TIMEOUT"] = _milliseconds(2 * self.heartbeat)
+        if self.curve is not None:
+            effective.update(self.curve.options())
         effective.update(Options(self.options) if not isinstance(self.options, Options) else self.options)
         return effective
 
@@ -162,10 +168,16 @@ class SocketConfig:
             raise ConfigError(f"a linger of 0 makes {self.label} drop what it has just accepted; use a time above 0")
 
     def _check_secrecy(self, where: endpoints.Endpoint) -> None:
-        if not where.local and not self.allow_plaintext:
+        fitting = CurveServer if self.bind else CurveClient
+        if self.curve is not None and not isinstance(self.curve, fitting):
             raise ConfigError(
-                f"{self.label} would speak plaintext with other machines. Give allow_plaintext=True if the network "
-                f"is trusted"
+                f"{self.label} {'binds' if self.bind else 'connects'}, so its curve= must be a {fitting.__name__}"
+            )
+        if not where.local and self.curve is None and not self.allow_plaintext:
+            key = "CurveServer(KeyPair.load(...))" if self.bind else "CurveClient(server_key)"
+            raise ConfigError(
+                f"{self.label} would speak plaintext with other machines. Make keys with `poolwire keys new NAME` "
+                f"and give curve={key}, or give allow_plaintext=True if the network is trusted"
             )
 
 

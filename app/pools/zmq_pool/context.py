@@ -14,6 +14,9 @@ import time
 import zmq
 
 from app.pools.core import forks
+from app.pools.errors import PoolClosed
+from app.pools.zmq_pool.attendant import attendant
+from app.pools.zmq_pool.zap import Authenticator
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,7 @@ class SharedContext:
         self._lock = threading.RLock()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._shares = 0
+        self._authenticator: Authenticator | None = None
 
     def take(self) -> zmq.Context[zmq.Socket[bytes]]:
         """Return the context, for use until ``give``."""
@@ -47,6 +51,9 @@ class SharedContext:
             if self._shares:
                 return True
             context, self._context = self._context, None
+            authenticator, self._authenticator = self._authenticator, None
+        if authenticator is not None:
+            attendant.dismiss(authenticator)
         assert context is not None
         # In a thread, because libzmq waits without a limit for sockets that are still open.
         ending = threading.Thread(target=context.term, name="poolwire-zmq-term", daemon=True)
@@ -56,10 +63,21 @@ class SharedContext:
             log.warning("the ZMQ context still has open sockets; it ends when they are closed")
         return not ending.is_alive()
 
+    def authenticator(self) -> Authenticator:
+        """Return the context's ZAP handler, for a CURVE server about to bind; libzmq permits one per context."""
+        with self._lock:
+            if self._context is None:
+                raise PoolClosed("zmq")
+            if self._authenticator is None:
+                self._authenticator = Authenticator(self._context)
+                attendant.watch(self._authenticator)
+            return self._authenticator
+
     def forget_after_fork(self) -> None:
         """Leave the parent's context alone: its threads are not in this process, and closing it would hang."""
-        forks.bury(self._context)
+        forks.bury(self._context, self._authenticator)
         self._lock = threading.RLock()
+        self._authenticator = None
         self._context = None
         self._shares = 0
 

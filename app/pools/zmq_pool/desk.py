@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,12 +12,15 @@ from typing import Any
 
 import zmq
 
+from app.pools.core import forks
 from app.pools.core.bucket import NEVER, Bucket, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import EndpointBusy
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import ASKING, SENDING, SocketConfig, SocketType
+from app.pools.zmq_pool.context import shared_context
+from app.pools.zmq_pool.curve import CurveServer
 from app.pools.zmq_pool.leases import (
     BoundLease,
     BoundOutletLease,
@@ -28,6 +32,7 @@ from app.pools.zmq_pool.leases import (
     SharedLease,
 )
 from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.sentinel import Sentinel
 from app.pools.zmq_pool.sockets import LeanSocket, open_socket
 
 log = logging.getLogger(__name__)
@@ -59,6 +64,8 @@ class Desk:
         self._freed_at = -NEVER
         self.outlet: Outlet | None = None
         self.lease: Callable[[float | None], Lease]
+        self._sentinel: Sentinel | None = None
+        self._lock = threading.RLock()
         limits = _limits(config, settings)
         if config.socket_type in SENDING:
             outlet = self.outlet = Outlet(config, self._open, attendant)
@@ -84,7 +91,7 @@ class Desk:
         deadline = self._freed_at + _REBIND_WITHIN
         while True:
             try:
-                return open_socket(self._context(), self.config)
+                return self._open_now()
             except EndpointBusy:
                 if time.monotonic() >= deadline:
                     raise
@@ -94,11 +101,42 @@ class Desk:
         deadline = self._freed_at + _REBIND_WITHIN
         while True:
             try:
-                return open_socket(self._context(), self.config)
+                return self._open_now()
             except EndpointBusy:
                 if time.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(_REBIND_PAUSE)
+
+    def _open_now(self) -> LeanSocket:
+        context = self._context()
+        if isinstance(self.config.curve, CurveServer):
+            shared_context.authenticator().serve(self.config.curve)
+        self.watch()
+        socket = open_socket(context, self.config)
+        socket.__dict__["diagnose"] = self.trouble
+        return socket
+
+    def watch(self) -> None:
+        """Begin to watch the endpoint, if it can be watched."""
+        if self._sentinel is None and Sentinel.suits(self.config):
+            with self._lock:
+                if self._sentinel is None:
+                    self._sentinel = Sentinel(self._context(), self.config)
+                    attendant.watch(self._sentinel)
+
+    @property
+    def watched(self) -> bool:
+        """Whether the endpoint is watched."""
+        return self._sentinel is not None
+
+    @property
+    def up(self) -> bool | None:
+        """Whether the endpoint is connected; ``None`` if that is not known."""
+        return self._sentinel.up if self._sentinel is not None else None
+
+    def trouble(self) -> str:
+        """Return why the endpoint is known to be down, or nothing."""
+        return self._sentinel.trouble() if self._sentinel is not None else ""
 
     def _close(self, socket: LeanSocket) -> None:
         socket.close()
@@ -107,6 +145,8 @@ class Desk:
     def drain(self, deadline: float) -> list[str]:
         """Send what is queued and wait for the leases until ``deadline``; return who still holds one."""
         holders = self.bucket.drain(deadline - time.monotonic())
+        if self._sentinel is not None:
+            attendant.dismiss(self._sentinel)
         if self.outlet is not None:
             dropped = self.outlet.close(deadline)
             if dropped:
@@ -123,11 +163,14 @@ class Desk:
         if self.outlet is not None:
             figures.update(self.outlet.figures())
             figures["total"] = int(self.outlet.is_open)
+        if self._sentinel is not None:
+            figures.update(self._sentinel.figures())
         return figures
 
     def forget_after_fork(self) -> None:
         """Leave the parent's sockets alone."""
         self.bucket.forget_after_fork()
+        forks.bury(self._sentinel)
 
 
 def _lease_for(config: SocketConfig) -> type[SharedLease]:

@@ -55,15 +55,21 @@ class Multiplexer:
         loop: the loop.
         config: the REQ configuration whose requests it sends.
         open_socket: opens a DEALER that connects.
+        trouble: says why the endpoint is known to be down, or nothing.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, config: SocketConfig, open_socket: Callable[[], zmq.Socket[bytes]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: SocketConfig,
+        open_socket: Callable[[], zmq.Socket[bytes]],
+        trouble: Callable[[], str] = str,
     ) -> None:
         self.loop = loop
         self.config = config
         self.idle_since = time.monotonic()
         self._open_socket = open_socket
+        self._trouble = trouble
         self._create_future = loop.create_future
         self._serial = 0
         self._queue: deque[tuple[bytes, bytes]] = deque()
@@ -149,7 +155,11 @@ class Multiplexer:
         for number in numbers:
             reply = self._queued.pop(number, None)
             if reply is not None:
-                self._fail(reply, NotSent(f"{self.config.label} did not send within {seconds:g} s: no peer took it"))
+                why = self._trouble() or "no peer took it"
+                self._fail(
+                    reply,
+                    NotSent(f"{self.config.label} did not send within {seconds:g} s: {why}. Sending it again is safe"),
+                )
                 continue
             for connection in (self._connection, *self._retiring):
                 reply = connection.pending.pop(number, None)

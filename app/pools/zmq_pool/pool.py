@@ -20,6 +20,7 @@ from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import LeaseLeaked, NoReply, NotSent, UnexpectedReply
+from app.pools.pool import Health
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
@@ -32,6 +33,12 @@ log = logging.getLogger(__name__)
 
 _EXIT_TIMEOUT = 2.0
 _PATIENCE = 0.005
+
+
+class ZMQHealth(Health):
+    """What the ZMQ pool's ``health()`` returns: ``endpoints`` says which are up, ``None`` while not known."""
+
+    endpoints: dict[str, bool | None]
 
 
 class ZMQPool(ManagedPool):
@@ -166,11 +173,12 @@ class ZMQPool(ManagedPool):
 
     def _open_multiplexer(self, loop: asyncio.AbstractEventLoop, config: SocketConfig) -> Multiplexer:
         _expect(config, SocketType.REQ)
-        self._ensure_running()
         context = self.context
+        desk = self._desks.get(config) or self._open_desk(config)
+        desk.watch()
         with self._lock:
             self._close_those_of_closed_loops()
-            made = Multiplexer(loop, config, lambda: open_dealer(context, config))
+            made = Multiplexer(loop, config, lambda: open_dealer(context, config), desk.trouble)
             self._multiplexers.setdefault(loop, {})[config] = made
         return made
 
@@ -211,6 +219,19 @@ class ZMQPool(ManagedPool):
         desk = self._desks.get(config) or self._open_desk(config)
         assert desk.outlet is not None
         return desk.outlet
+
+    # What it does now
+
+    def health(self) -> ZMQHealth:
+        """Say which endpoints are up. Nothing is sent to them; the connections that there are tell."""
+        health = super().health()
+        endpoints: dict[str, bool | None] = {}
+        for desk in list(self._desks.values()):
+            if desk.watched:
+                endpoints[desk.config.endpoint] = desk.up
+                if desk.up is False:
+                    health["reasons"].append(f"{desk.config.endpoint} is down: {desk.trouble()}")
+        return {"healthy": not health["reasons"], "reasons": health["reasons"], "endpoints": endpoints}
 
     # Keys
 

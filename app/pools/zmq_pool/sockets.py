@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class LeanSocket(zmq.Socket[bytes]):
         super().__init__(context, kind)
         # Into __dict__, because pyzmq's __setattr__ takes attributes for options. The list, because changing
         # an item of it costs a fraction of setting an attribute.
-        self.__dict__.update(config=config, _trace=[0])
+        self.__dict__.update(config=config, diagnose=str, _trace=[0])
 
     def __del__(self) -> None:
         # Without pyzmq's warning: whoever loses a lease is warned once, by the lease.
@@ -159,7 +160,8 @@ class LeanSocket(zmq.Socket[bytes]):
             return again
         config = self.config
         what = "no peer is connected, or its queue is full" if not config.bind else "no peer takes it"
-        return SendTimedOut(f"{config.label} did not send within its time limit: {what}. Sending it again is safe")
+        why = self.__dict__["diagnose"]() or what
+        return SendTimedOut(f"{config.label} did not send within its time limit: {why}. Sending it again is safe")
 
     # Receiving
 
@@ -328,6 +330,21 @@ def open_dealer(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
     return _set_up(LeanSocket(context, zmq.DEALER, config), config)
 
 
+def open_idle(
+    context: zmq.Context[Any], config: SocketConfig, events: int
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """Return a socket connected like those of ``config`` that nobody is to use, and a monitor of its ``events``."""
+    config = replace(config, topics=())  # or a SUB would be sent messages, and hold up those who send them
+    socket = LeanSocket(context, config.socket_type.value, config)
+    # Before it connects, or the first events would be missed.
+    monitor = socket.get_monitor_socket(events)
+    try:
+        return _set_up(socket, config), monitor
+    except BaseException:
+        monitor.close(0)
+        raise
+
+
 def _set_up(socket: LeanSocket, config: SocketConfig) -> LeanSocket:
     try:
         _set_options(socket, config)
@@ -344,6 +361,8 @@ def _set_up(socket: LeanSocket, config: SocketConfig) -> LeanSocket:
 
 def _set_options(socket: LeanSocket, config: SocketConfig) -> None:
     for name, value in config.libzmq_options().items():
+        if name == "XPUB_NODROP" and socket.type != zmq.XPUB:
+            continue
         try:
             _set(socket, zmq.SocketOption[name], value)
         except zmq.ZMQError as error:

@@ -1,0 +1,108 @@
+"""Sentinels: whether an endpoint can be reached, learnt by watching a connection and sending nothing.
+
+A monitor on every pooled socket would double the process's descriptors. So one socket per endpoint is watched;
+it connects like the others, and neither sends nor is sent anything. There is none for types whose peer would
+hand it messages (PULL, REP, PAIR, ROUTER, DEALER), nor for ``inproc``, which has no connections to watch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from typing import Any
+
+import zmq
+
+from app.pools.zmq_pool.config import SocketConfig, SocketType
+from app.pools.zmq_pool.sockets import open_idle
+
+_UNOBTRUSIVE = frozenset({SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH})
+
+_FAILED = {
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed; with CURVE, the server's key may be another one",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the handshake failed: the other side is no ZMQ peer of a fitting type",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the handshake failed: the server refused this client's key",
+}
+_WATCHED = int(
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+
+class Sentinel:
+    """Watches one endpoint. The attendant serves it.
+
+    Attributes:
+        up: whether the endpoint is connected; ``None`` until the first attempt has ended.
+        last_error: why it is not, or was not the last time.
+        reconnects: how often the connection came back.
+    """
+
+    def __init__(self, context: zmq.Context[Any], config: SocketConfig) -> None:
+        self.config = config
+        self.up: bool | None = None
+        self.last_error = ""
+        self.reconnects = 0
+        self.since = time.time()
+        self._ever_up = False
+        self._socket, self._monitor = open_idle(context, config, _WATCHED)
+
+    @staticmethod
+    def suits(config: SocketConfig) -> bool:
+        """Say whether an endpoint can be watched without disturbing its peer."""
+        return not config.bind and config.socket_type in _UNOBTRUSIVE and not config.endpoint.startswith("inproc:")
+
+    def descriptor(self) -> int | None:
+        """Return what to wait for."""
+        return int(self._monitor.get(zmq.FD))
+
+    def attend(self) -> bool:
+        """Take note of the events that are there."""
+        while int(self._monitor.get(zmq.EVENTS)) & zmq.POLLIN:
+            event, value = struct.unpack_from("=Hi", self._monitor.recv_multipart()[0])
+            self._note(event, value)
+        return True
+
+    def _note(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.reconnects += self._ever_up
+            self._ever_up = True
+            self._turn(up=True)
+        elif event == zmq.EVENT_DISCONNECTED:
+            if self.up:
+                self.last_error = "the connection was lost"
+            self._turn(up=False)
+        elif event in _FAILED:
+            self.last_error = _FAILED[event]
+            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value and value in errno.errorcode:
+                self.last_error += f" ({os.strerror(value)})"
+            self._turn(up=False)
+        elif not self.up:  # CLOSED and CONNECT_RETRIED: an attempt came to nothing
+            self.last_error = self.last_error or "nobody listens there"
+            self._turn(up=False)
+
+    def _turn(self, *, up: bool) -> None:
+        if up is not self.up:
+            self.up = up
+            self.since = time.time()
+
+    def trouble(self) -> str:
+        """Return why the endpoint is down, for an error; nothing if it is up or not known to be down."""
+        return self.last_error if self.up is False else ""
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is known of the endpoint."""
+        return {"endpoint_up": self.up, "last_error": self.last_error, "reconnects": self.reconnects}
+
+    def close(self) -> None:
+        """Close both sockets. Called by the attendant, whose they are."""
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(0)

@@ -1,0 +1,80 @@
+"""Configurations: what is refused, and how clearly."""
+
+import pytest
+import zmq
+
+from app.pools.errors import ConfigError
+from app.pools.zmq_pool import CurveServer, KeyPair, SocketConfig, SocketType
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"RCVHMW": 10}, "did you mean RCVHWM"),
+        ({"RCVHWM": "10"}, "takes an int, not str"),
+        ({"RCVHWM": 1.5}, "takes an int"),
+        ({"SOCKS_PROXY": 5}, "takes bytes or str"),
+        ({"SUBSCRIBE": b"a"}, "topics="),
+        ({"CURVE_SECRETKEY": b"a"}, "curve="),
+        ({"EVENTS": 1}, "cannot be read|can be read but not set"),
+        ({10**6: 1}, "not the number of a ZMQ socket option"),
+    ],
+)
+def test_wrong_options_are_errors_that_say_what_is_right(options, complaint):
+    """A misspelt, mistyped or misplaced option raises an error with the next step."""
+    with pytest.raises(ConfigError, match=complaint):
+        SocketConfig(SocketType.REQ, "tcp://127.0.0.1:5555", options=options)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "complaint"),
+    [
+        ("127.0.0.1:5555", "not a ZMQ endpoint"),
+        ("http://127.0.0.1:5555", "tcp, ipc and inproc"),
+        ("tcp://127.0.0.1", "lacks a port"),
+        ("tcp://127.0.0.1:http", "port 'http'"),
+        ("tcp://127.0.0.1:70000", "port '70000'"),
+        ("tcp://127.0.0.1:*", "port '\\*'"),
+        ("tcp://*:5555", "cannot be connected to"),
+        ("ipc:///" + "a" * 107, "108 bytes"),
+    ],
+)
+def test_wrong_endpoints_are_errors(endpoint, complaint):
+    """An endpoint that libzmq could not use, or would use in silence, is refused."""
+    with pytest.raises(ConfigError, match=complaint):
+        SocketConfig(SocketType.REQ, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"socket_type": "REK"}, "not one of REQ, REP"),
+        ({"topics": ["a"]}, "only SUB"),
+        ({"send_timeout": -1}, "send_timeout=-1"),
+        ({"receive_timeout": float("nan")}, "receive_timeout=nan"),
+        ({"max_connections": 0}, "max_connections=0"),
+        ({"options": {"LINGER": -1}}, "unbounded"),
+        ({"curve": CurveServer(KeyPair.new())}, "must be a CurveClient"),
+    ],
+)
+def test_wrong_values_are_errors_that_name_them(wrong, complaint):
+    """Every value out of range is named in the error."""
+    values = {"socket_type": SocketType.REQ, "endpoint": "tcp://127.0.0.1:5555", **wrong}
+    with pytest.raises(ConfigError, match=complaint):
+        SocketConfig(**values)
+
+
+def test_what_is_published_may_not_be_dropped_at_once():
+    """A PUB or PUSH with a linger of 0 would drop what it has just accepted, so it is refused."""
+    for how in ({"linger": 0}, {"options": {"LINGER": 0}}):
+        with pytest.raises(ConfigError, match="linger of 0"):
+            SocketConfig(SocketType.PUSH, "tcp://127.0.0.1:5555", **how)
+
+
+def test_equal_configurations_are_one_key():
+    """However the options are written, equal configurations are equal and hash alike."""
+    one = SocketConfig(SocketType.SUB, "tcp://127.0.0.1:1", topics=["a"], options={"rcvhwm": 5, zmq.SNDHWM: True})
+    two = SocketConfig("sub", "tcp://127.0.0.1:1", topics=(b"a",), options={"ZMQ_SNDHWM": 1, "RCVHWM": 5})
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != SocketConfig("sub", "tcp://127.0.0.1:1", topics=(b"a",))

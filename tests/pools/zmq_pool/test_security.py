@@ -1,0 +1,187 @@
+"""Encryption, identity, and who is let in."""
+
+import os
+
+import pytest
+import zmq
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import ConfigError, NotSent
+from app.pools.zmq_pool import CurveClient, CurveServer, KeyPair, SocketConfig, SocketType, ZMQPool, private_ipc
+from tests.support.waiting import eventually
+
+SERVER, CLIENT, STRANGER = KeyPair.new(), KeyPair.new(), KeyPair.new()
+
+
+@pytest.fixture
+def pool():
+    with ZMQPool(ZMQPoolSettings()) as pool:
+        yield pool
+
+
+@pytest.fixture
+def served(pool, request):
+    """Binds a REP with the CURVE settings given, and returns what asks it as whom."""
+
+    def serve(endpoint, curve):
+        server = pool.socket(SocketConfig(SocketType.REP, endpoint, bind=True, curve=curve, receive_timeout=10))
+        socket = server.__enter__()
+        request.addfinalizer(lambda: server.__exit__(None, None, None))
+
+        def ask(keys, server_key=SERVER.public, send_timeout=0.5):
+            client = SocketConfig(
+                SocketType.REQ, endpoint, curve=CurveClient(server_key, keys), send_timeout=send_timeout
+            )
+            with pool.socket(client) as asking:
+                asking.send(b"hello")
+                assert b"hello" == socket.recv()
+                socket.send(b"welcome")
+                return asking.recv()
+
+        return ask
+
+    return serve
+
+
+def test_a_client_that_knows_the_servers_key_is_served(served, free_endpoint):
+    """With CURVE the two sides talk; without an allow-list any client that knows the server's key may."""
+    ask = served(free_endpoint, CurveServer(SERVER))
+    assert b"welcome" == ask(CLIENT, send_timeout=10)
+
+
+def test_a_wrong_server_key_is_named_in_the_error_and_the_statistics(pool, served, free_endpoint):
+    """A client that expects another server sends nothing, and the error says that the handshake failed."""
+    ask = served(free_endpoint, CurveServer(SERVER))
+    with pytest.raises(NotSent, match="handshake failed"):
+        ask(CLIENT, server_key=STRANGER.public)
+    label = f"REQ {free_endpoint}"
+    assert "handshake failed" in pool.get_stats()["pools"][label]["last_error"]
+    assert pool.health()["endpoints"][free_endpoint] is False
+
+
+def test_an_allow_list_admits_and_is_read_again(served, free_endpoint, tmp_path):
+    """Only clients on the list are admitted; a key added while the server runs is admitted, too."""
+    CLIENT.write(tmp_path, "client")
+    ask = served(free_endpoint, CurveServer(SERVER, allowed=tmp_path))
+    assert b"welcome" == ask(CLIENT, send_timeout=10)
+    with pytest.raises(NotSent, match="refused this client's key"):
+        ask(STRANGER)
+    STRANGER.write(tmp_path, "stranger")
+    assert b"welcome" == ask(STRANGER, send_timeout=10)
+
+
+def test_an_allow_list_may_be_one_file(served, free_endpoint, tmp_path):
+    """A file with a key a line and comments is an allow-list as well; emptied, it admits nobody new."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"# our clients\n{CLIENT.public} # the first\n")
+    ask = served(free_endpoint, CurveServer(SERVER, allowed=allowed))
+    assert b"welcome" == ask(CLIENT, send_timeout=10)
+    with pytest.raises(NotSent):
+        ask(STRANGER)
+
+
+def test_a_plaintext_client_is_not_served_by_an_encrypted_server(pool, served, free_endpoint):
+    """A client without keys gets no connection, so its request never leaves."""
+    served(free_endpoint, CurveServer(SERVER))
+    with pytest.raises(NotSent):
+        pool.request(SocketConfig(SocketType.REQ, free_endpoint, send_timeout=0.3), b"x")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bind"),
+    [
+        ("tcp://10.0.0.1:5555", False),
+        ("tcp://broker.example:5555", False),
+        ("tcp://*:5555", True),
+        ("tcp://0.0.0.0:5555", True),
+        ("tcp://eth0:5555", True),
+        ("tcp://[2001:db8::1]:5555", False),
+    ],
+)
+def test_plaintext_with_other_machines_must_be_allowed(endpoint, bind):
+    """An endpoint that other machines reach needs CURVE or allow_plaintext; the error says how to make keys."""
+    with pytest.raises(ConfigError, match="poolwire keys new"):
+        SocketConfig(SocketType.REQ, endpoint, bind=bind)
+    assert SocketConfig(SocketType.REQ, endpoint, bind=bind, allow_plaintext=True)
+    curve = CurveServer(SERVER) if bind else CurveClient(SERVER.public)
+    assert SocketConfig(SocketType.REQ, endpoint, bind=bind, curve=curve)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:1", "tcp://localhost:1", "tcp://[::1]:1", "ipc:///tmp/x", "inproc://x"]
+)
+def test_plaintext_on_this_machine_needs_no_permission(endpoint):
+    """Loopback, ipc and inproc stay on this machine."""
+    assert SocketConfig(SocketType.REQ, endpoint)
+
+
+def test_no_secret_is_shown(pool, free_endpoint):
+    """Neither a configuration nor its errors, statistics and keys show a secret key."""
+    secret = CLIENT.secret.get_secret_value()
+    config = SocketConfig(
+        SocketType.REQ, free_endpoint, curve=CurveClient(SERVER.public, CLIENT), send_timeout=0.05,
+        options={"PLAIN_PASSWORD": "hunter2"},
+    )  # fmt: skip
+    with pytest.raises(NotSent) as error:
+        pool.request(config, b"x")
+    shown = f"{config!r} {error.value} {error.value!r} {pool.get_stats()} {pool.health()} {CLIENT!r} {config.options!r}"
+    assert secret not in shown
+    assert "hunter2" not in shown
+    with pytest.raises(ConfigError) as wrong:
+        KeyPair(CLIENT.public, STRANGER.secret)
+    assert STRANGER.secret.get_secret_value() not in str(wrong.value)
+
+
+def test_different_keys_never_share_a_socket(pool, served, free_endpoint):
+    """Two identities at one endpoint have sockets of their own."""
+    served(free_endpoint, CurveServer(SERVER))
+    mine, other = (
+        SocketConfig(SocketType.REQ, free_endpoint, curve=CurveClient(SERVER.public, k)) for k in (CLIENT, STRANGER)
+    )
+    assert mine != other
+    with pool.socket(mine) as one, pool.socket(other) as two:
+        assert one is not two
+
+
+def test_a_secret_key_file_open_to_others_is_refused(tmp_path):
+    """A secret key that others may read is not used, and the error says the command that closes it."""
+    _, secret_file = CLIENT.write(tmp_path, "client")
+    secret_file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        KeyPair.load(secret_file)
+
+
+def test_the_private_ipc_folder_is_for_this_user_alone(pool, tmp_path, monkeypatch):
+    """Sockets for one user's processes live in a folder with mode 0700; one open to others is refused."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    endpoint = private_ipc("agent")
+    assert 0o700 == (tmp_path / "poolwire").stat().st_mode & 0o777
+    with pool.socket(SocketConfig(SocketType.PULL, endpoint, bind=True, receive_timeout=10)) as pull:
+        assert 0o600 == (tmp_path / "poolwire" / "agent").stat().st_mode & 0o777
+        pool.push(SocketConfig(SocketType.PUSH, endpoint), b"x")
+        assert b"x" == pull.recv()
+    os.chmod(tmp_path / "poolwire", 0o755)
+    with pytest.raises(ConfigError, match="open to other users"):
+        private_ipc("agent")
+
+
+def test_an_endpoint_that_comes_and_goes_is_seen_without_sending(pool, free_endpoint):
+    """`health()` says down, up, down and up again as the server goes and comes, and counts the reconnect."""
+    config = SocketConfig(SocketType.REQ, free_endpoint, send_timeout=0.05)
+    label = config.label
+    with pytest.raises(NotSent):
+        pool.request(config, b"x")
+    eventually(lambda: pool.health()["endpoints"][free_endpoint] is False)
+    assert not pool.health()["healthy"]
+    assert free_endpoint in pool.health()["reasons"][0]
+    for _ in range(2):
+        context = zmq.Context()
+        server = context.socket(zmq.ROUTER)
+        server.bind(free_endpoint)
+        eventually(lambda: pool.health()["endpoints"][free_endpoint] is True)
+        assert pool.health()["healthy"]
+        assert not server.poll(0)
+        server.close(0)
+        context.term()
+        eventually(lambda: pool.health()["endpoints"][free_endpoint] is False)
+    assert 1 == pool.get_stats()["pools"][label]["reconnects"]
