@@ -15,7 +15,7 @@ _WATCHED = frozenset({
     "aclose", "bind", "bind_to_random_port", "clear", "close", "closeall", "connect", "destroy", "detach",
     "disconnect", "dispose", "drain", "listen", "shutdown", "subscribe", "term", "terminate", "wait_closed",
 })  # fmt: skip
-_KEEPERS = frozenset({"add", "append", "appendleft", "insert", "put", "put_nowait", "register", "setdefault", "update"})
+_KEEPERS = frozenset({"add", "append", "appendleft", "insert", "put", "put_nowait", "setdefault", "update"})
 _CALLED_LATER = frozenset({
     "callback", "push", "push_async_callback", "addCleanup", "addfinalizer", "register", "finalize",
 })  # fmt: skip

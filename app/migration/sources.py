@@ -161,3 +161,9 @@ def _comments(text: str) -> Iterator[tuple[int, str]]:
     for token in tokens:
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
+
+
+def encoding_of(data: bytes) -> str:
+    """Return the encoding that a source file declares, without a byte order mark's."""
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    return "utf-8" if encoding == "utf-8-sig" else encoding
