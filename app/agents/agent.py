@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from app.pools.zmq_pool import SocketConfig
@@ -46,6 +47,10 @@ class Agent:
 
     async def on_stop(self) -> Any:
         """Clean up: called once, after the last message, while the container's pools are still up."""
+
+    def context(self, message: dict[str, Any]) -> Mapping[str, Any]:
+        """Return the values that belong to ``message``, such as its tenant, for ``ContextValue`` providers."""
+        return {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

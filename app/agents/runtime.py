@@ -90,20 +90,20 @@ async def run(
         raise AgentError("no agents to run; give at least one Agent class")
     own = modules_of(*map(type, members))
     stop = stop or asyncio.Event()
+    lifecycle = Lifecycle(
+        AgentContainer() if container is None else container,
+        modules=[*own, *modules],
+        unchecked=_agents_in(own) - {base for member in members for base in type(member).__mro__},
+        start_timeout=start_timeout,
+        stop_timeout=stop_timeout,
+    )
+    crew = _Crew(members, lifecycle.container, start_timeout, drain_timeout)
+
+    def on_signal(number: signal.Signals) -> None:
+        crew.summary.signal = number
+        stop.set()
+
     async with AsyncExitStack() as stack:
-        lifecycle = Lifecycle(
-            AgentContainer() if container is None else container,
-            modules=[*own, *modules],
-            unchecked=_agents_in(own) - {base for member in members for base in type(member).__mro__},
-            start_timeout=start_timeout,
-            stop_timeout=stop_timeout,
-        )
-        crew = _Crew(members, lifecycle.container, start_timeout, drain_timeout)
-
-        def on_signal(number: signal.Signals) -> None:
-            crew.summary.signal = number
-            stop.set()
-
         if handle_signals:
             stack.enter_context(stop_on_signals(on_signal))
         # The whole start gives way to a stop: a signal during a slow connect must not wait for it.
@@ -251,13 +251,20 @@ def main(
         asyncio.run(run(agents, container, modules=modules, drain_timeout=drain_timeout, stop_timeout=stop_timeout))
     except DrainExceeded as error:
         log.error("%s", error)
-        logging.shutdown()
-        os._exit(EXIT_DRAIN_EXCEEDED)  # a handler's thread that hangs would keep the interpreter from ending
+        _cut_off()
     except (AgentError, ContainerError, PoolError) as error:
         # Misconfigured: the message says what to do, and a traceback through the runtime would bury it.
         print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    except ExceptionGroup:
+    except ExceptionGroup as errors:
         log.exception("the agents stopped after a failure")
+        if errors.subgroup(DrainExceeded) or isinstance(errors.__context__, DrainExceeded):
+            _cut_off()
         sys.exit(EXIT_FAILED)
     sys.exit(0)
+
+
+def _cut_off() -> NoReturn:
+    """Exit at once: a handler's thread that hangs would keep the interpreter from ending."""
+    logging.shutdown()
+    os._exit(EXIT_DRAIN_EXCEEDED)

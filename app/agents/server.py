@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from typing import Any
 from app.agents import envelope
 from app.agents.agent import Agent
 from app.agents.errors import AgentDefinitionError, AgentStopping, MessageError
+from app.containers import message_scope_async
 from app.pools.zmq_pool import SocketConfig, SocketType
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,8 @@ class AgentServer:
 
         async def in_thread(*args: Any, **kwargs: Any) -> Any:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, partial(method, *args, **kwargs))
+            context = contextvars.copy_context()  # so that the thread works on the same message
+            return await loop.run_in_executor(self._threads, partial(context.run, method, *args, **kwargs))
 
         return in_thread
 
@@ -217,8 +220,12 @@ class AgentServer:
         else:
             await self._consume(frames)
 
-    async def _answer(self, socket: Any, frames: list[bytes]) -> None:
+    async def _in_scope(self, message: dict[str, Any], **more: Any) -> Any:
         assert self._handle is not None
+        async with message_scope_async(**self.agent.context(message)):
+            return await self._handle(message, **more)
+
+    async def _answer(self, socket: Any, frames: list[bytes]) -> None:
         try:
             route, body = envelope.split(frames)
         except MessageError:
@@ -226,7 +233,7 @@ class AgentServer:
             log.warning("%s dropped a message that is no request", self.agent.name, exc_info=True)
             return
         try:
-            answer = envelope.encode(await self._handle(envelope.decode(body)))
+            answer = envelope.encode(await self._in_scope(envelope.decode(body)))
             self.handled += 1
         except Exception as error:
             self.failed += 1
@@ -235,14 +242,13 @@ class AgentServer:
         await socket.send_multipart([*route, answer])
 
     async def _consume(self, frames: list[bytes]) -> None:
-        assert self._handle is not None
         topic = frames[0].decode(errors="replace") if len(frames) > 1 else ""
         try:
             message = envelope.decode(frames[-1])
             if self._wants_topic:
-                await self._handle(message, topic=topic)
+                await self._in_scope(message, topic=topic)
             else:
-                await self._handle(message)
+                await self._in_scope(message)
             self.handled += 1
         except Exception:
             self.failed += 1

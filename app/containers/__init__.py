@@ -4,11 +4,14 @@ from dependency_injector.wiring import Provide
 
 from app.containers.container import AgentContainer
 from app.containers.errors import (
+    AlreadyWiredError,
+    CapturedLeaseError,
     ContainerError,
     CycleError,
     LeaseKindError,
     LeaseNotOpenError,
     LifecycleError,
+    NoMessageError,
     NotWiredError,
     StartTimeoutError,
     UnresolvedMarkersError,
@@ -18,10 +21,14 @@ from app.containers.lease import Lease, leased
 from app.containers.lifecycle import Lifecycle
 from app.containers.providers import LeaseProvider, Pooled
 from app.containers.resources import Resources
+from app.containers.scopes import ContextValue, PerContainer, PerMessage, message_scope, message_scope_async
 
 __all__ = [
     "AgentContainer",
+    "AlreadyWiredError",
+    "CapturedLeaseError",
     "ContainerError",
+    "ContextValue",
     "CycleError",
     "Lease",
     "LeaseKindError",
@@ -29,7 +36,10 @@ __all__ = [
     "LeaseProvider",
     "Lifecycle",
     "LifecycleError",
+    "NoMessageError",
     "NotWiredError",
+    "PerContainer",
+    "PerMessage",
     "Pooled",
     "Provide",
     "Resources",
@@ -37,4 +47,6 @@ __all__ = [
     "UnresolvedMarkersError",
     "inject",
     "leased",
+    "message_scope",
+    "message_scope_async",
 ]

@@ -8,6 +8,7 @@ from dependency_injector import containers, providers
 
 from app.containers.providers import LeaseProvider, Named, Pooled
 from app.containers.resources import Resources
+from app.containers.scopes import PerContainer, PerMessage
 from app.pools.http_pool import HTTPClient, HTTPPool
 from app.pools.sql_pool import Database, SQLPool
 from app.pools.zmq_pool import Peer, Publisher, ZMQPool
@@ -22,6 +23,7 @@ def _database(pool: providers.Provider[SQLPool], config: Any) -> providers.Provi
             "handle": lambda pool, config: providers.Factory(Database, pool, config),
             "session": lambda pool, config: LeaseProvider(pool, "session", config),
             "transaction": lambda pool, config: LeaseProvider(pool, "transaction", config),
+            "per_message": lambda pool, config: PerMessage(LeaseProvider(pool, "connection", config)),
         },
     )
 
@@ -39,7 +41,12 @@ def _publisher(pool: providers.Provider[ZMQPool], config: Any) -> providers.Prov
 
 
 def _socket(pool: providers.Provider[ZMQPool], config: Any) -> providers.Provider[Any]:
-    return LeaseProvider(pool, "socket", config)
+    return LeaseProvider(
+        pool,
+        "socket",
+        config,
+        views={"per_container": lambda pool, config: PerContainer(LeaseProvider(pool, "socket", config))},
+    )
 
 
 class AgentContainer(containers.DeclarativeContainer):
@@ -48,11 +55,12 @@ class AgentContainer(containers.DeclarativeContainer):
     What it provides, by marker:
 
     * ``Provide["databases.NAME"]``: a leased SQLAlchemy ``Connection``, ``AsyncConnection`` in a coroutine;
-      ``.session`` and ``.transaction`` behind it likewise, ``.handle`` for a ``Database``;
+      ``.session`` and ``.transaction`` behind it likewise, ``.handle`` for a ``Database``, ``.per_message`` for
+      the connection that all functions working on one message share;
     * ``Provide["apis.NAME"]``: an ``HTTPClient``;
     * ``Provide["peers.NAME"]``: a ``Peer``, to send requests to;
     * ``Provide["publishers.NAME"]``: a ``Publisher``;
-    * ``Provide["sockets.NAME"]``: a leased socket;
+    * ``Provide["sockets.NAME"]``: a leased socket; ``.per_container`` behind it for one that is kept;
     * ``Provide["zmq_pool"]``, ``Provide["sql_pool"]``, ``Provide["http_pool"]``: the pools themselves.
 
     Subclass it to add providers of your own; a provider ``Pooled(MyPool, ...)`` joins the lifecycle.

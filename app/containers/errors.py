@@ -55,6 +55,41 @@ class UnresolvedMarkersError(ContainerError):
         super().__init__("\n".join(complaints))
 
 
+class NoMessageError(ContainerError, LookupError):
+    """Something that belongs to a message was asked for while none is being worked on, or the message lacks it."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(
+            f"{wanted} was asked for, but no message that has it is being worked on; an agent's on_request and "
+            "on_message have one, elsewhere use message_scope() from app.containers"
+        )
+
+
+class CapturedLeaseError(ContainerError):
+    """Something that lives as long as the container would hold a lease, which lives for one call.
+
+    Args:
+        holder: the name of the provider that lives long.
+        lease: the name of the lease's provider.
+    """
+
+    def __init__(self, holder: str, lease: str) -> None:
+        self.holder = holder
+        self.lease = lease
+        super().__init__(
+            f"{holder} lives as long as the container and would keep a lease on {lease}; give it the pool or a "
+            "handle instead, or inject the lease into its methods"
+        )
+
+
+class AlreadyWiredError(ContainerError):
+    """Two running containers would serve the same function; which one would be a matter of chance."""
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+        super().__init__(f"{function} is served by another running container; stop that one first")
+
+
 class CycleError(ContainerError):
     """Providers need each other in a circle, so none can be first.
 

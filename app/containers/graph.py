@@ -6,11 +6,16 @@ from typing import Any, TypeAlias
 
 from dependency_injector import containers, providers
 
-from app.containers.errors import CycleError
+from app.containers.errors import CapturedLeaseError, CycleError
 from app.containers.providers import LeaseProvider, Named, Pooled
+from app.containers.scopes import PerContainer, PerMessage
 
 AnyContainer: TypeAlias = containers.Container
 AnyProvider: TypeAlias = providers.Provider[Any]
+
+
+_PARTS = (Pooled, PerContainer, providers.BaseResource)
+_LONG_LIVED = (providers.BaseSingleton, providers.BaseResource)
 
 
 def names(container: AnyContainer) -> dict[str, AnyProvider]:
@@ -30,7 +35,8 @@ def names(container: AnyContainer) -> dict[str, AnyProvider]:
 def start_order(container: AnyContainer) -> list[list[tuple[str, AnyProvider]]]:
     """Return the parts that ``Lifecycle`` starts, in waves: each needs only parts of earlier waves.
 
-    A part is a ``Pooled`` or a ``Resource`` provider; an overridden one is replaced by what overrides it.
+    A part is a ``Pooled``, ``Resource`` or ``PerContainer`` provider; one that is overridden is replaced by what
+    overrides it.
 
     Raises:
         CycleError: providers need each other in a circle.
@@ -49,14 +55,41 @@ def start_order(container: AnyContainer) -> list[list[tuple[str, AnyProvider]]]:
         path.append(provider)
         ready = max((visit(needed) for needed in provider.related), default=0)
         path.pop()
-        waves[provider] = ready + isinstance(provider, (Pooled, providers.BaseResource))
+        waves[provider] = ready + isinstance(provider, _PARTS)
         return waves[provider]
 
     for provider in container.providers.values():
         visit(provider)
-    parts = [provider for provider in waves if isinstance(provider, (Pooled, providers.BaseResource))]
+    parts = [provider for provider in waves if isinstance(provider, _PARTS)]
     count = max((waves[part] for part in parts), default=0)
     return [[(_label(part, labels), part) for part in parts if waves[part] == number] for number in range(1, count + 1)]
+
+
+def refuse_captured_leases(container: AnyContainer) -> None:
+    """Make sure that nothing that lives as long as ``container`` is given a lease, which lives for one call.
+
+    Raises:
+        CapturedLeaseError: a singleton, a pool or a resource is; through factories too.
+    """
+    labels = {provider: name for name, provider in reversed(list(names(container).items()))}
+    for holder in map(_effective, container.providers.values()):
+        if isinstance(holder, _LONG_LIVED):
+            lease = _captured(holder, set())
+            if lease is not None:
+                raise CapturedLeaseError(_label(holder, labels), _label(lease, labels))
+
+
+def _captured(provider: AnyProvider, seen: set[AnyProvider]) -> AnyProvider | None:
+    for needed in map(_effective, provider.related):
+        if isinstance(needed, (LeaseProvider, PerMessage)):
+            return needed
+        # Another long-lived one is looked at for itself; a group of names is no lease.
+        if needed not in seen and not isinstance(needed, (*_LONG_LIVED, Named)):
+            seen.add(needed)
+            lease = _captured(needed, seen)
+            if lease is not None:
+                return lease
+    return None
 
 
 def _effective(provider: AnyProvider) -> AnyProvider:

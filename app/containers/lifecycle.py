@@ -17,10 +17,15 @@ from dependency_injector import providers
 from app.containers import graph
 from app.containers.errors import LifecycleError, StartTimeoutError
 from app.containers.graph import AnyContainer, AnyProvider
+from app.containers.scopes import PerContainer
 from app.containers.wiring import Wiring
 from app.pools import Pool
 
 T = TypeVar("T")
+
+# Seconds that a part has to itself before the next one of its wave starts in another thread: most pools are
+# ready sooner, and then one thread serves them all.
+_HEAD_START = 0.002
 
 
 class _PoolPart:
@@ -80,10 +85,35 @@ class _ResourcePart:
         """A resource forgets its object when it shuts down."""
 
 
-_Part: TypeAlias = _PoolPart | _ResourcePart
+class _KeptPart:
+    """A lease that the container keeps: opened at its first use, so only its end is in the lifecycle."""
+
+    def __init__(self, name: str, provider: PerContainer[Any]) -> None:
+        self.name = name
+        self._provider = provider
+
+    def start(self) -> None:
+        """There is nothing to open yet."""
+
+    def stop(self, timeout: float) -> None:
+        self._provider.close()
+
+    async def start_async(self) -> None:
+        """There is nothing to open yet."""
+
+    async def stop_async(self, timeout: float) -> None:
+        await self._provider.close_async()
+
+    def forget(self) -> None:
+        """Closing it was all."""
+
+
+_Part: TypeAlias = _PoolPart | _ResourcePart | _KeptPart
 
 
 def _part(name: str, provider: AnyProvider) -> _Part:
+    if isinstance(provider, PerContainer):
+        return _KeptPart(name, provider)
     return _ResourcePart(name, provider) if isinstance(provider, providers.BaseResource) else _PoolPart(name, provider)
 
 
@@ -136,20 +166,24 @@ class Lifecycle:
 
     def __enter__(self) -> Self:
         waves = self._plan()
+        # Not `with`: leaving the block would wait for a part that hangs.
+        workers = ThreadPoolExecutor(max(map(len, waves), default=1), thread_name_prefix="poolwire-start")
         try:
             for wave in waves:
-                self._start_wave(wave)
+                self._start_wave(wave, workers)
         except BaseException as error:
             self._note(error, self._stop_all())
             raise
+        finally:
+            workers.shutdown(wait=False)
         return self
 
-    def _start_wave(self, wave: list[_Part]) -> None:
+    def _start_wave(self, wave: list[_Part], workers: ThreadPoolExecutor) -> None:
         self._waves.append(wave)
-        # Not `with`: leaving the block would wait for a part that hangs.
-        workers = ThreadPoolExecutor(max_workers=len(wave), thread_name_prefix="poolwire-start")
-        started = {part: workers.submit(self._timed, part) for part in wave}
-        workers.shutdown(wait=False)
+        started = {}
+        for part in wave:
+            started[part] = workers.submit(self._timed, part)
+            wait([started[part]], _HEAD_START)
         wait(started.values(), self.start_timeout)
         errors = [
             future.exception() if future.done() else StartTimeoutError(part.name, self.start_timeout)
@@ -243,6 +277,7 @@ class Lifecycle:
         self.report = {}
         try:
             self._wiring.connect()
+            graph.refuse_captured_leases(self.container)
             return [[_part(*part) for part in wave] for wave in graph.start_order(self.container)]
         except BaseException:
             self._finish()

@@ -7,21 +7,23 @@ wrappers of its own. Here only functions that ``inject`` registered, and those t
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin
 
-from dependency_injector import wiring
+from dependency_injector import providers, wiring
 
-from app.containers.errors import UnresolvedMarkersError
+from app.containers.errors import AlreadyWiredError, UnresolvedMarkersError
 from app.containers.graph import AnyContainer, names
+
+# Which wiring a function is bound by at this moment: dependency-injector's registry, too, is the process's own.
+_served_by: dict[Callable[..., Any], Wiring] = {}
 
 
 class Wiring:
     """The functions of ``modules``, bound to ``container`` from ``connect`` to ``disconnect``.
-
-    The last container that is wired to a function serves it.
 
     Args:
         container: an instance of a container.
@@ -47,21 +49,28 @@ class Wiring:
         """Bind every marker.
 
         Raises:
-            UnresolvedMarkersError: the container lacks what a marker names, or a function with markers is not
-                decorated; each is named with its place and what to do. Nothing stays bound.
+            UnresolvedMarkersError: the container lacks what a marker names, an asynchronous provider is meant for a
+                synchronous function, or a function with markers is not decorated; each is named with its place and
+                what to do. Nothing stays bound.
+            AlreadyWiredError: another container serves one of the functions.
         """
-        providers = wiring.ProvidersMap(self._container)
+        found = wiring.ProvidersMap(self._container)
         complaints: list[str] = []
-        for module in self._modules:
-            for function in _registered(module):
-                wiring._bind_injections(function, providers)
+        for contents in map(_Contents, self._modules):
+            for function in contents.registered:
+                if _served_by.setdefault(function, self) is not self:
+                    self.disconnect()
+                    raise AlreadyWiredError(_place(function))
+                wiring._bind_injections(function, found)
                 self._bound.append(function)
                 if function not in self._unchecked:
                     complaints += self._unresolved(function)
-            for owner, name, marker in _marker_attributes(module):
-                wiring._patch_attribute(owner, name, marker, providers)
+            for owner, name, marker in contents.markers:
+                wiring._patch_attribute(owner, name, marker, found)
                 self._attributes.append(wiring.PatchedAttribute(owner, name, marker))
-            complaints += [f"{place} has markers but no decorator; add @inject" for place in self._undecorated(module)]
+            for function in contents.undecorated:
+                if function not in self._unchecked:
+                    complaints.append(f"{_place(function)} has markers but no decorator; add @inject")
         if complaints:
             self.disconnect()
             raise UnresolvedMarkersError(list(dict.fromkeys(complaints)))
@@ -69,7 +78,9 @@ class Wiring:
     def disconnect(self) -> None:
         """Unbind everything."""
         while self._bound:
-            wiring._unbind_injections(self._bound.pop())
+            function = self._bound.pop()
+            wiring._unbind_injections(function)
+            _served_by.pop(function, None)
         while self._attributes:
             wiring._unpatch_attribute(self._attributes.pop())
 
@@ -77,57 +88,99 @@ class Wiring:
         record = wiring._patched_registry.get_callable(function)
         for parameter, marker in record.reference_injections.items():
             if parameter in record.injections:
+                if _gives_a_future(record.injections[parameter]) and not _is_coroutine(record.original):
+                    yield (
+                        f"{_place(function)}, parameter {parameter!r}: its provider is asynchronous; "
+                        "make the function `async def`"
+                    )
                 continue
             known = names(self._container)
             wanted = marker.provider
             near = get_close_matches(wanted, known, n=1) if isinstance(wanted, str) else []
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
-            place = f"{function.__module__}.{function.__qualname__}, parameter {parameter!r}"
-            yield f"{place}: the container has no {wanted!r}; {hint}"
-
-    def _undecorated(self, module: types.ModuleType) -> Iterator[str]:
-        for function in _functions(module):
-            if function.__module__ != module.__name__ or function in self._unchecked:
-                continue
-            if not hasattr(function, "__wrapped__") and any(map(wiring._is_marker, _hints(function))):
-                yield f"{function.__module__}.{function.__qualname__}"
+            yield f"{_place(function)}, parameter {parameter!r}: the container has no {wanted!r}; {hint}"
 
 
 def marker_names(modules: Iterable[types.ModuleType]) -> set[str]:
     """Return the names that the markers of the decorated functions in ``modules`` ask for."""
     records = [
-        wiring._patched_registry.get_callable(function) for module in modules for function in _registered(module)
+        wiring._patched_registry.get_callable(function)
+        for module in modules
+        for function in _Contents(module).registered
     ]
     wanted = (marker.provider for record in records for marker in record.reference_injections.values())
     return {name for name in wanted if isinstance(name, str)}
 
 
-def _members(module: types.ModuleType) -> Iterator[Any]:
-    """Return what ``module`` holds, and what its own classes define or inherit, without calling a descriptor."""
-    for member in list(vars(module).values()):
-        yield member
-        if isinstance(member, type) and member.__module__ == module.__name__:
-            for base in member.__mro__[:-1]:
-                yield from list(vars(base).values())
+class _Contents:
+    """What a module holds that wiring cares about, found in one pass and without calling a descriptor.
+
+    A module that star-imports large libraries has hundreds of members; those are looked at once and no deeper.
+    """
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self.module = module
+        self.functions: dict[types.FunctionType, None] = {}
+        """Its functions, and those that its own classes define or inherit, in order."""
+        self.markers: list[tuple[Any, str, Any]] = []
+        """Attributes of the module and of its own classes that are markers: owner, name, marker."""
+        name = module.__name__
+        for member_name, member in list(vars(module).items()):
+            if type(member) is types.FunctionType:
+                self.functions[member] = None
+            elif isinstance(member, type):
+                if member.__module__ == name:
+                    self._add_class(member)
+            elif wiring._is_marker(member):
+                self.markers.append((module, member_name, member))
+
+    def _add_class(self, kind: type) -> None:
+        for base in kind.__mro__[:-1]:
+            for name, member in list(vars(base).items()):
+                function = _function(member)
+                if function is not None:
+                    self.functions[function] = None
+                elif base is kind and wiring._is_marker(member):
+                    self.markers.append((kind, name, member))
+
+    @property
+    def registered(self) -> list[Callable[..., Any]]:
+        """The functions that ``inject``, ours or dependency-injector's, has decorated."""
+        registry = wiring._patched_registry
+        held = [function for function in self.functions if registry.has_callable(function)]
+        # Those defined inside another function are reachable by their module's name alone.
+        return list(dict.fromkeys([*held, *registry.get_callables_from_module(self.module)]))
+
+    @property
+    def undecorated(self) -> Iterator[types.FunctionType]:
+        """The module's own functions that have markers and were not decorated."""
+        name = self.module.__name__
+        for function in self.functions:
+            own = function.__module__ == name and not hasattr(function, "__wrapped__")
+            if own and any(map(wiring._is_marker, _hints(function))):
+                yield function
 
 
-def _functions(module: types.ModuleType) -> Iterator[types.FunctionType]:
-    for member in _members(module):
-        function = _function(member)
-        if function is not None:
-            yield function
+def _gives_a_future(provider: Any) -> bool:
+    if isinstance(provider, providers.Coroutine):
+        return True
+    if not isinstance(provider, providers.BaseResource):
+        return False
+    # dependency-injector turns a generator function into a context manager's.
+    return _is_coroutine(inspect.unwrap(provider.provides))
+
+
+def _is_coroutine(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _function(member: Any) -> types.FunctionType | None:
     inner = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
     return inner if isinstance(inner, types.FunctionType) else None
-
-
-def _registered(module: types.ModuleType) -> list[Callable[..., Any]]:
-    registry = wiring._patched_registry
-    held = [function for function in _functions(module) if registry.has_callable(function)]
-    # Those defined inside another function are reachable by their module's name alone.
-    return list(dict.fromkeys([*held, *registry.get_callables_from_module(module)]))
 
 
 def _hints(function: types.FunctionType) -> Iterator[Any]:
@@ -138,13 +191,3 @@ def _hints(function: types.FunctionType) -> Iterator[Any]:
     for annotation in annotations.values():
         if get_origin(annotation) is Annotated:
             yield from get_args(annotation)[1:]
-
-
-def _marker_attributes(module: types.ModuleType) -> Iterator[tuple[Any, str, Any]]:
-    """Return the markers that are attributes of ``module`` and of its own classes."""
-    owners = [module, *(member for member in vars(module).values() if isinstance(member, type))]
-    for owner in owners:
-        if owner is module or owner.__module__ == module.__name__:
-            for name, value in list(vars(owner).items()):
-                if wiring._is_marker(value):
-                    yield owner, name, value

@@ -5,7 +5,6 @@ import inspect
 import random
 import sys
 import threading
-import types
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -27,6 +26,7 @@ from app.containers import (
 )
 from app.containers.wiring import Wiring
 from tests.support.ledger import Connection, Ledger, LedgerContainer
+from tests.support.modules import module_with
 
 CALLS = 50
 
@@ -128,13 +128,18 @@ class Container(LedgerContainer):
 
 
 @pytest.fixture
-def ledger() -> Iterator[Ledger]:
+def container() -> Iterator[Any]:
     container = Container()
     wiring = Wiring(container, [sys.modules[__name__]])
     wiring.connect()
-    ledger = container.ledger()
-    yield ledger
+    yield container
     wiring.disconnect()
+
+
+@pytest.fixture
+def ledger(container: Any) -> Iterator[Ledger]:
+    ledger: Ledger = container.ledger()
+    yield ledger
     assert ledger.leased == []
 
 
@@ -198,7 +203,7 @@ def test_a_plain_provider_gives_its_value(ledger: Ledger) -> None:
     assert greet("good day", name="all") == "good day, all"
 
 
-def test_fifty_threads_never_share_a_lease(ledger: Ledger) -> None:
+def test_fifty_threads_never_share_a_lease() -> None:
     """Concurrent synchronous calls each have a connection of their own."""
     barrier = threading.Barrier(CALLS)
     seen: list[Connection] = []
@@ -208,15 +213,12 @@ def test_fifty_threads_never_share_a_lease(ledger: Ledger) -> None:
         barrier.wait(30)
         seen.append(first)
 
-    meet.__module__ = __name__
-    container = Container()
-    container.ledger.override(providers.Object(ledger))
-    Wiring(container, [sys.modules[__name__]]).connect()
     threads = [threading.Thread(target=meet) for _ in range(CALLS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    with Lifecycle(Container(), modules=[module_with(meet)]):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
 
     assert len({connection.number for connection in seen}) == CALLS
 
@@ -333,10 +335,8 @@ def test_decorating_a_function_without_markers_is_refused() -> None:
         def nothing(value: int) -> None: ...
 
 
-def test_an_override_reaches_decorated_functions(ledger: Ledger) -> None:
+def test_an_override_reaches_decorated_functions(container: Any) -> None:
     """dependency-injector's own ``override`` puts a fake in the place of a lease."""
-    container = Container()
-    Wiring(container, [sys.modules[__name__]]).connect()
     fake = Connection(99)
 
     with container.first.override(providers.Object(fake)):
@@ -393,11 +393,3 @@ def test_dependency_injectors_own_wire_serves_our_wrapper() -> None:
     container.unwire()
     with pytest.raises(NotWiredError):
         handle()
-
-
-def module_with(function: Any) -> types.ModuleType:
-    """Return a new module that holds ``function`` as if it were written in it."""
-    module = types.ModuleType(f"module_of_{function.__name__}")
-    function.__module__ = module.__name__
-    setattr(module, function.__name__, function)
-    return module

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import sys
 import threading
-import types
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from app.containers import (
     inject,
 )
 from tests.support.ledger import Connection, Ledger, LedgerContainer
+from tests.support.modules import module_with
 
 NAMES = ("base", "left", "right", "top")
 
@@ -47,15 +47,6 @@ async def enter(lifecycle: Lifecycle, *, asynchronous: bool) -> None:
         await lifecycle.__aenter__()
     else:
         lifecycle.__enter__()
-
-
-def module_with(**members: Any) -> types.ModuleType:
-    """Return a new module that holds ``members`` as if they were written in it."""
-    module = types.ModuleType("agents_of_a_user")
-    for name, member in members.items():
-        member.__module__ = module.__name__
-        setattr(module, name, member)
-    return module
 
 
 def test_parts_start_after_what_they_need_and_stop_in_reverse() -> None:
@@ -201,11 +192,11 @@ def test_a_misspelt_marker_stops_the_start_and_names_the_nearest() -> None:
     container: Any = LedgerContainer()
     with (
         pytest.raises(UnresolvedMarkersError) as caught,
-        Lifecycle(container, modules=[module_with(handle=handle)]),
+        Lifecycle(container, modules=[module_with(handle)]),
     ):
         pass
 
-    assert "agents_of_a_user." in str(caught.value)
+    assert "module_of_a_user_" in str(caught.value)
     assert "parameter 'connection': the container has no 'frist'; did you mean 'first'?" in str(caught.value)
     assert container.ledger().log == []
 
@@ -217,7 +208,7 @@ def test_a_forgotten_decorator_stops_the_start() -> None:
 
     with (
         pytest.raises(UnresolvedMarkersError, match=r"handle has markers but no decorator; add @inject"),
-        Lifecycle(LedgerContainer(), modules=[module_with(handle=handle)]),
+        Lifecycle(LedgerContainer(), modules=[module_with(handle)]),
     ):
         pass
 
