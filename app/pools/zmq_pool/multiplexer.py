@@ -45,6 +45,8 @@ _TOO_MANY_LOST = WINDOW // 2
 _BATCH = 512  # replies read before the loop's other tasks get a turn
 _TICK = 0.05  # seconds; requests that start within a tick expire together
 
+_MONITORED = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+
 Reply = asyncio.Future[bytes]
 
 
@@ -187,8 +189,10 @@ class Multiplexer:
 
     @property
     def busy(self) -> int:
-        """How many requests are queued or on the way. May be read from any thread."""
-        return len(self._queued) + len(self._connection.pending) + sum(len(each.pending) for each in self._retiring)
+        """How many callers wait for a request that is queued or on the way. May be read from any thread."""
+        waiting = [self._queued, self._connection.pending, *(each.pending for each in list(self._retiring))]
+        # A cancelled request keeps its place in the window until its reply comes, but nobody waits for it.
+        return sum(not reply.done() for replies in waiting for reply in list(replies.values()))
 
     def close(self) -> None:
         """Close the connections; what is under way fails with ``PoolClosed``."""
@@ -238,6 +242,7 @@ class Connection:
         "_owner",
         "_scheduled",
         "_socket",
+        "_usable",
         "on_the_way",
         "pending",
         "unanswered",
@@ -246,8 +251,11 @@ class Connection:
     def __init__(self, owner: Multiplexer, socket: zmq.Socket[bytes]) -> None:
         self._owner = owner
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor = socket.get_monitor_socket(_MONITORED)
         self._scheduled = False
+        # For a moment after a loss libzmq still accepts messages, and drops them: so none is sent until the next
+        # handshake. It begins as true because inproc has no handshakes; before the first one nothing is accepted.
+        self._usable = True
         self.pending: dict[bytes, Reply] = {}
         self.on_the_way = 0
         self.unanswered = 0
@@ -259,7 +267,7 @@ class Connection:
 
     def put(self, number: bytes, body: bytes, reply: Reply) -> bool:
         """Send a request. Returns ``False`` if there is no connection, or no room in the window."""
-        if self.on_the_way >= WINDOW:
+        if self.on_the_way >= WINDOW or not self._usable:
             return False
         socket = self._socket
         try:
@@ -284,11 +292,18 @@ class Connection:
         return True
 
     def pump(self) -> None:
-        """Read the replies that are there and hand each to its request; then send what waited for room."""
+        """Read the replies that are there, and then send what waited for room."""
         self._scheduled = False
-        socket, pending = self._socket, self.pending
-        if socket.closed:
+        if self._socket.closed:
             return
+        self._receive()
+        owner = self._owner
+        if owner._queue:
+            owner.flush()
+
+    def _receive(self) -> None:
+        """Hand each reply that is there to its request."""
+        socket, pending = self._socket, self.pending
         read = 0
         try:
             while read < _BATCH:
@@ -311,9 +326,6 @@ class Connection:
         except zmq.Again:
             pass
         self.on_the_way = max(0, self.on_the_way - read)
-        owner = self._owner
-        if owner._queue:
-            owner.flush()
 
     def _skip_message(self) -> None:
         """Skip what answers nothing that is waited for: the reply to a request that expired."""
@@ -329,16 +341,18 @@ class Connection:
             reply.set_exception(UnexpectedReply(self._owner.config.endpoint))
 
     def _watch(self) -> None:
-        """Take note of a connection that was lost."""
+        """Take note of a connection that was lost, and of the next one."""
         if self._monitor.closed:
             return
         lost = False
         while int(self._monitor.get(zmq.EVENTS)) & _POLLIN:
-            (event,) = struct.unpack_from("=h", self._monitor.recv_multipart()[0])
-            lost = lost or event == zmq.EVENT_DISCONNECTED
+            (event,) = struct.unpack_from("=H", self._monitor.recv_multipart()[0])
+            self._usable = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            lost = lost or not self._usable
         if lost:
-            self.pump()  # replies that came before the loss still count
+            self._receive()  # replies that came before the loss still count
             self._lose()
+        self.pump()
 
     def _lose(self) -> None:
         owner = self._owner
@@ -348,8 +362,6 @@ class Connection:
             if not reply.done():
                 owner.note("lost")
                 reply.set_exception(ConnectionLost(owner.config.endpoint, maybe_executed=True))
-        if owner._queue:
-            owner.flush()
 
     def close(self) -> None:
         """Close the socket and its monitor."""
