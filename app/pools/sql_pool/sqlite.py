@@ -98,6 +98,20 @@ class Connection(sqlite3.Connection):
         """Return a cursor that takes part in the locking."""
         return super().cursor(factory or Cursor)
 
+    # sqlite3's own shortcuts make a cursor without asking `cursor`, and so would pass the locking by.
+
+    def execute(self, sql: str, parameters: Any = ()) -> Any:
+        """Execute one statement with a cursor of its own."""
+        return self.cursor().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any]) -> Any:
+        """Execute one statement for each set of parameters, with a cursor of its own."""
+        return self.cursor().executemany(sql, parameters)
+
+    def executescript(self, script: str) -> Any:
+        """Commit, and execute a script of statements with a cursor of its own."""
+        return self.cursor().executescript(script)
+
     def commit(self) -> None:
         """Commit, and let the next one write."""
         try:

@@ -1,0 +1,23 @@
+"""The driver's own connection of a lease, used directly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.pools.sql_pool import SQLPool, get_sqlite_config
+
+
+@pytest.mark.parametrize("method", ["execute", "executemany"])
+def test_statements_on_the_driver_connection_are_rolled_back(tmp_path: Path, method: str) -> None:
+    """What the driver's connection executes itself is part of the lease's transaction, and goes with it."""
+    config = get_sqlite_config(tmp_path / "data.db")
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE t (x)")
+        with pool.connection(config) as lease:
+            connection = lease.connection.driver_connection
+            assert connection is not None
+            getattr(connection, method)("INSERT INTO t VALUES (?)", [(1,)] if method == "executemany" else (1,))
+            assert connection.in_transaction
+        assert pool.execute_query(config, "SELECT x FROM t") == []
