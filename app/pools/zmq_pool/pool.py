@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import zmq
@@ -27,6 +28,7 @@ from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.leases import Lease
 from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.pipeline import pipeline
 from app.pools.zmq_pool.sockets import open_dealer
 
 log = logging.getLogger(__name__)
@@ -189,8 +191,28 @@ class ZMQPool(ManagedPool):
                 multiplexer.close()
 
     def request_many(self, config: SocketConfig, bodies: Iterable[bytes], timeout: float | None = None) -> list[bytes]:
-        """Send each body as a request of its own and return the replies in the same order."""
-        return [self.request(config, body, timeout) for body in bodies]
+        """Send many requests through one connection without waiting for each reply in turn.
+
+        Up to 400 are on the way at once; with ``multiplexed=False`` it is one after the other.
+
+        Args:
+            config: a REQ configuration that connects.
+            bodies: the requests.
+            timeout: seconds for all of it. Unless given, only each reply has its limit, that of the
+                configuration.
+
+        Returns:
+            the replies, in the order of the requests.
+
+        Raises:
+            NotSent, NoReply, PoolTimeout, UnexpectedReply: as ``request``. Of the other requests of the call
+                any may have been executed.
+        """
+        if not config.multiplexed:
+            return [self.request(config, body, timeout) for body in bodies]
+        _expect(config, SocketType.REQ)
+        with self.socket(replace(config, socket_type=SocketType.DEALER), timeout) as socket:
+            return pipeline(socket, bodies, timeout)
 
     # Publishing
 

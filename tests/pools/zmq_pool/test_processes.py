@@ -1,0 +1,263 @@
+"""Servers that die, freeze and come back; children that fork and spawn; and hours of churn in seconds."""
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import zmq
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import NoReply, NotSent, PoolError
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
+from tests.support.echo import replier
+from tests.support.echo_process import echo_process
+from tests.support.waiting import eventually
+
+CHURN_SECONDS = float(os.environ.get("POOLWIRE_CHURN_SECONDS", "5"))
+
+
+def test_a_server_killed_and_restarted_under_load_gives_no_stranger_a_reply():
+    """Threads that ask through kills and restarts get their own reply or NotSent or NoReply, and recover."""
+    with ZMQPool(ZMQPoolSettings(max_connections=8)) as pool, echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=0.2, send_timeout=0.2)
+        replied, failed, stop = [0] * 16, [0] * 16, threading.Event()
+
+        def ask(name):
+            n = 0
+            while not stop.is_set():
+                n += 1
+                body = b"%d.%d" % (name, n)
+                try:
+                    assert body == pool.request(config, body)
+                    replied[name] += 1
+                except (NotSent, NoReply):
+                    failed[name] += 1
+
+        with ThreadPoolExecutor(16) as threads:
+            asking = [threads.submit(ask, name) for name in range(16)]
+            for _ in range(3):
+                before, failures = sum(replied), sum(failed)
+                eventually(lambda before=before: sum(replied) > before + 200)
+                server.kill()
+                eventually(lambda failures=failures: sum(failed) > failures)
+                server.start()
+            before = sum(replied)
+            eventually(lambda: sum(replied) > before + 200)
+            stop.set()
+            for each in asking:
+                each.result(30)
+        assert 0 == pool.get_stats()["metrics"]["active_connections"]
+
+
+def test_a_frozen_server_is_no_reply_and_its_late_answer_reaches_nobody():
+    """A request to a server that froze is NoReply; what it answers when it thaws is read by no one."""
+    with ZMQPool() as pool, echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=0.2)
+        assert b"warm" == pool.request(config, b"warm")
+        server.freeze()
+        with pytest.raises(NoReply):
+            pool.request(config, b"frozen")
+        server.thaw()
+        patient = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=10)
+        assert [b"%d" % n for n in range(50)] == [pool.request(patient, b"%d" % n) for n in range(50)]
+
+
+def test_an_idle_socket_survives_a_restart():
+    """A pooled REQ that was idle while its server restarted serves the next request."""
+    with ZMQPool() as pool, echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        pool.request(config, b"before")
+        server.kill()
+        server.start()
+        eventually(lambda: pool.health()["endpoints"][server.endpoint])
+        assert b"after" == pool.request(config, b"after")
+
+
+def _ask_in_child(pool, config, body, answers):
+    answers.put(pool.request(config, body))
+    answers.put(asyncio.run(pool.request_async(config, body)))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_has_sockets_of_its_own():
+    """A child forked while leases are out asks through a pool of its own, and the parent's sockets still work."""
+    with ZMQPool() as pool, echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        publish = SocketConfig(SocketType.PUSH, "tcp://127.0.0.1:9", send_timeout=0.1, linger=0.01)
+        pool.push(publish, b"waits in the parent")
+        forking = multiprocessing.get_context("fork")
+        answers = forking.SimpleQueue()
+        with pool.socket(config) as socket:
+            socket.send(b"parent")
+            children = [
+                forking.Process(target=_ask_in_child, args=(pool, config, b"%d" % n, answers)) for n in range(3)
+            ]
+            for child in children:
+                child.start()
+            for child in children:
+                child.join(20)
+                assert 0 == child.exitcode
+            assert b"parent" == socket.recv()
+        assert [b"0", b"0", b"1", b"1", b"2", b"2"] == sorted(answers.get() for _ in range(6))
+        assert b"after" == pool.request(config, b"after")
+        pool.stop(timeout=0.1)
+
+
+_SPAWNED = """
+import sys
+from app.pools.zmq_pool import SocketConfig, SocketType, get_zmq_pool
+print(get_zmq_pool().request(SocketConfig(SocketType.REQ, sys.argv[1]), b"spawned").decode())
+"""
+
+_LAST_WORDS = """
+import sys
+from app.pools.zmq_pool import SocketConfig, SocketType, get_zmq_pool
+for n in range(1000):
+    get_zmq_pool().push(SocketConfig(SocketType.PUSH, sys.argv[1]), b"%d" % n)
+"""
+
+
+def test_a_spawned_process_ends_cleanly_without_stopping_its_pool():
+    """A script that never stops its pool prints nothing but its answer and exits with 0, warnings being errors."""
+    with echo_process() as server:
+        run = [sys.executable, "-W", "error", "-c", _SPAWNED, server.endpoint]
+        result = subprocess.run(run, capture_output=True, text=True, timeout=30, check=False)
+        assert (0, "spawned\n", "") == (result.returncode, result.stdout, result.stderr)
+
+
+def test_what_was_pushed_last_leaves_the_process():
+    """A script that pushes and ends at once, without a stop, loses nothing."""
+    with ZMQPool() as pool:
+        config = SocketConfig(SocketType.PULL, "tcp://127.0.0.1:*", bind=True, receive_timeout=10)
+        with pool.socket(config) as pull:
+            run = [sys.executable, "-c", _LAST_WORDS, pull.last_endpoint.decode()]
+            subprocess.run(run, timeout=30, check=True)
+            assert [b"%d" % n for n in range(1000)] == [pull.recv() for _ in range(1000)]
+
+
+def test_many_threads_get_one_default_pool():
+    """`get_zmq_pool` called by many threads at once makes one pool; after a stop, the next call makes a new one."""
+    for _ in range(20):
+        with ThreadPoolExecutor(16) as threads:
+            pools = list(threads.map(lambda _: get_zmq_pool(), range(64)))
+        assert 1 == len(set(map(id, pools)))
+        pools[0].stop()
+    assert get_zmq_pool() is not pools[0]
+    get_zmq_pool().stop()
+
+
+def test_stopping_with_a_dead_peer_does_not_hang():
+    """A pool with sockets to a server that is gone, and messages nobody took, stops within its bounds."""
+    pool = ZMQPool()
+    with echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        pool.request(config, b"x")
+    pool.push(SocketConfig(SocketType.PUSH, server.endpoint, linger=0.1), b"nobody takes this")
+    began = time.monotonic()
+    pool.stop(timeout=0.5)
+    assert time.monotonic() - began < 5
+
+
+def test_leases_take_few_descriptors_for_many_agents():
+    """288 agents that each use three endpoints share a few sockets, one context and two of libzmq's threads."""
+    process = psutil.Process()
+    with ZMQPool() as pool, replier() as one, replier() as two, replier() as three:
+        before = process.num_fds()
+        configs = [SocketConfig(SocketType.REQ, endpoint) for endpoint in (one, two, three)]
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda n: [pool.request(config, b"%d" % n) for config in configs], range(288)))
+        assert process.num_fds() - before <= 150
+        assert 1 == pool.context.get(zmq.IO_THREADS)
+
+
+def test_churn_ends_with_nothing_leased_and_no_descriptor_lost():
+    """32 threads and 32 tasks that fail, time out, cancel and close at random leave nothing behind."""
+    settings = ZMQPoolSettings(max_connections=16, checkout_timeout=2)
+    process = psutil.Process()
+    with ZMQPool(settings) as pool, echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=0.2)
+        dealer = SocketConfig(SocketType.DEALER, server.endpoint, receive_timeout=0.2)
+        deadline = time.monotonic() + CHURN_SECONDS
+        counts = [0] * 64
+
+        def misuse(name, choose, body):
+            with pool.socket(config if choose.random() < 0.8 else dealer) as socket:
+                socket.send_multipart([b"", body] if socket.type == zmq.DEALER else [body])
+                match choose.randrange(6):
+                    case 0:
+                        raise LookupError
+                    case 1:
+                        return
+                    case 2:
+                        socket.close()
+                    case _:
+                        assert body == socket.recv_multipart()[-1]
+
+        def churn(name):
+            choose = random.Random(name)
+            while time.monotonic() < deadline:
+                counts[name] += 1
+                body = b"%d.%d" % (name, counts[name])
+                try:
+                    if choose.random() < 0.5:
+                        assert body == pool.request(config, body)
+                    elif choose.random() < 0.02:
+                        pool.request(config, b"silence", timeout=0.02)
+                    else:
+                        misuse(name, choose, body)
+                except (LookupError, PoolError):
+                    pass
+
+        async def ask(name, choose):
+            while time.monotonic() < deadline:
+                counts[name] += 1
+                body = b"%d.%d" % (name, counts[name])
+                try:
+                    async with asyncio.timeout(choose.choice([0.001, 5])):
+                        if choose.random() < 0.5:
+                            assert body == await pool.request_async(config, body)
+                        else:
+                            async with pool.socket(config) as socket:
+                                await socket.send(body)
+                                assert body == await socket.recv()
+                except (TimeoutError, PoolError):
+                    pass
+
+        async def ask_all():
+            await asyncio.gather(*(ask(name, random.Random(name)) for name in range(32, 64)))
+
+        with ThreadPoolExecutor(33) as threads:
+            pool.request(config, b"warm")
+            before = process.num_fds()
+            for each in [threads.submit(asyncio.run, ask_all()), *(threads.submit(churn, n) for n in range(32))]:
+                each.result(CHURN_SECONDS + 60)
+        assert all(counts)
+        pool.sweep()
+        assert 0 == pool.get_stats()["metrics"]["active_connections"]
+        # Up to 16 sockets of two keys stay open, with a few descriptors each; more would be a leak.
+        gc.collect()
+        eventually(lambda: process.num_fds() - before <= 2 * 16 * 3)
+
+
+def test_many_requests_are_pipelined_and_stay_in_order():
+    """`request_many` returns every reply in the order of the requests, beyond the window as well."""
+    with ZMQPool() as pool, echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        bodies = [b"%d" % n for n in range(5000)]
+        assert bodies == pool.request_many(config, bodies)
+        assert bodies[:10] == pool.request_many(config, bodies[:10], timeout=10)
+        assert [] == pool.request_many(config, [])
+        server.freeze()
+        with pytest.raises(NoReply):
+            pool.request_many(config, bodies, timeout=0.2)
+        server.thaw()
+        assert bodies == pool.request_many(config, bodies)
