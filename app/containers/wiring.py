@@ -11,7 +11,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, cast, get_args, get_origin
 
 from dependency_injector import providers, wiring
 
@@ -167,7 +167,7 @@ def _gives_a_future(provider: Any) -> bool:
     if not isinstance(provider, providers.BaseResource):
         return False
     # dependency-injector turns a generator function into a context manager's.
-    return _is_coroutine(inspect.unwrap(provider.provides))
+    return _is_coroutine(inspect.unwrap(cast(Callable[..., Any], provider.provides)))
 
 
 def _is_coroutine(function: Any) -> bool:

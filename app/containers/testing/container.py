@@ -1,7 +1,7 @@
-"""Testing agents: a fresh container for one test, and overrides that end with their block.
+"""A fresh container for one test, and overrides that end with their block.
 
-A test that uses these never reads ``poolwire.toml`` and never reaches a real peer: a database that a marker names
-is an empty SQLite database in memory, unless the test says what it is.
+A test that uses these reaches no real peer: a database that a marker names is an empty SQLite database in memory,
+an API is a stub server on loopback, and so on, unless the test says what it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from app.containers.graph import AnyContainer
 from app.containers.lifecycle import Lifecycle, modules_of
 from app.containers.providers import Named
 from app.containers.resources import Resources
+from app.containers.testing.stub_server import StubServer
 from app.containers.wiring import marker_names
 from app.pools.sql_pool import get_sqlite_config
 from app.pools.zmq_pool import SocketConfig, SocketType
@@ -65,8 +66,12 @@ def _replace(container: AnyContainer, name: str, provider: providers.Provider[An
 class agent_container:
     """A fresh container, wired and started, for one ``with`` or ``async with`` block.
 
-    Databases that markers in ``modules`` name are SQLite databases in memory, peers and publishers are in-process
-    endpoints, unless given here. Nothing is read from ``poolwire.toml`` or the environment.
+    What markers name, and what is not given here, is in this process: a database is a SQLite database in memory, an
+    API is the path ``/NAME`` of a ``StubServer``, which is ``container.stub_server``, a peer or a publisher is
+    an ``inproc`` endpoint, and so is the endpoint of an agent with ``on_request``; a peer and an agent's endpoint
+    of one name meet. No named resource is read from ``poolwire.toml`` or the environment.
+
+    At the end everything is undone, overrides of the container's class too.
 
     Args:
         members: the agent classes or functions under test; the modules in which they are written are wired.
@@ -97,17 +102,32 @@ class agent_container:
         given = {kind: dict(resources.pop(kind, {})) for kind in Resources.kinds}
         if resources:
             raise TypeError(f"agent_container() has no resources {sorted(resources)}; it takes {Resources.kinds}")
-        for kind, name in _named(modules):
-            given[kind].setdefault(name, _in_process(kind, name))
+        wanted = [*_named(modules), *_endpoints(members)]
+        unique = uuid.uuid4().hex
+        for kind, name in wanted:
+            if kind in _IN_PROCESS:
+                given[kind].setdefault(name, _IN_PROCESS[kind](f"{name}-{unique}"))
+        self._stubbed = [name for kind, name in wanted if kind == "apis" and name not in given["apis"]]
+        self._apis = given["apis"]
+        self._class = container_class
         self.container: Any = container_class(resources=providers.Object(_without_environment(given)))
+        self._stub = StubServer()
+        self.container.stub_server = self._stub
         self._overrides = override(self.container, overrides)
         self._lifecycle = Lifecycle(
             self.container, modules=modules, unchecked=_beside(members, own), stop_timeout=stop_timeout
         )
 
+    def _begin(self, stack: ExitStack) -> None:
+        stack.callback(_undo_overrides, {each: len(each.overridden) for each in self._class.providers.values()})
+        stack.enter_context(self._overrides)
+        if self._stubbed:
+            stack.enter_context(self._stub)
+            self._apis.update({name: {"base_url": f"{self._stub.base_url}/{name}"} for name in self._stubbed})
+
     def __enter__(self) -> Any:
         with ExitStack() as stack:
-            stack.enter_context(self._overrides)
+            self._begin(stack)
             stack.enter_context(self._lifecycle)
             self._undo = stack.pop_all()
         return self.container
@@ -119,7 +139,7 @@ class agent_container:
 
     async def __aenter__(self) -> Any:
         with ExitStack() as stack:
-            stack.enter_context(self._overrides)
+            self._begin(stack)
             await self._lifecycle.__aenter__()
             self._undo = stack.pop_all()
         return self.container
@@ -134,8 +154,15 @@ class agent_container:
 def _named(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
     for name in marker_names(modules):
         kind, _, rest = name.partition(".")
-        if kind in ("databases", "peers", "publishers") and rest:
+        if kind in Resources.kinds and rest:
             yield kind, rest.partition(".")[0]
+
+
+def _endpoints(members: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    for member in members:
+        endpoint = getattr(member, "endpoint", None)
+        if isinstance(endpoint, str) and hasattr(member, "on_request"):
+            yield "sockets", endpoint
 
 
 def _beside(members: Iterable[Any], modules: Iterable[ModuleType]) -> list[Any]:
@@ -145,13 +172,19 @@ def _beside(members: Iterable[Any], modules: Iterable[ModuleType]) -> list[Any]:
     return [value for value in held if isinstance(value, (type, FunctionType)) and value not in tested]
 
 
-def _in_process(kind: str, name: str) -> Any:
-    unique = f"{name}-{uuid.uuid4().hex}"
-    if kind == "databases":
-        return get_sqlite_config(":memory:", application_name=unique)
-    if kind == "peers":
-        return SocketConfig(SocketType.REQ, f"inproc://{unique}")
-    return SocketConfig(SocketType.PUB, f"inproc://{unique}", bind=True)
+# What stands for a resource that a test does not give, by kind, made from a name of its own.
+_IN_PROCESS: dict[str, Callable[[str], Any]] = {
+    "databases": lambda name: get_sqlite_config(":memory:", application_name=name),
+    "peers": lambda name: SocketConfig(SocketType.REQ, f"inproc://{name}"),
+    "publishers": lambda name: SocketConfig(SocketType.PUB, f"inproc://{name}", bind=True),
+    "sockets": lambda name: SocketConfig(SocketType.REP, f"inproc://{name}", bind=True),
+}
+
+
+def _undo_overrides(before: dict[Any, int]) -> None:
+    for provider, count in before.items():
+        while len(provider.overridden) > count:
+            provider.reset_last_overriding()
 
 
 def _without_environment(given: dict[str, dict[str, Any]]) -> Resources:
