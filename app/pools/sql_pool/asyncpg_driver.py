@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import URL
@@ -115,7 +116,7 @@ class AsyncpgDriver:
         if raw.is_closed():
             return
         if loop.is_closed():
-            _close_without_loop(raw._transport)
+            _close_without_loop(raw)
         elif loop is _running_loop():
             raw.terminate()
         else:
@@ -203,10 +204,13 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _close_without_loop(transport: Any) -> None:
-    """Close a transport's socket; the transport itself could only schedule that on its closed loop."""
+def _close_without_loop(raw: Any) -> None:
+    """Close a connection whose transport could only schedule that, on an event loop that is closed."""
+    transport = raw._transport
     inner = getattr(transport, "_ssl_protocol", None)
     transport = getattr(inner, "_transport", None) or transport
     bare, transport._sock = getattr(transport, "_sock", None), None
     if bare is not None:
         bare.close()
+    with suppress(RuntimeError, AttributeError):  # marks it as closed, then finds the loop closed or the socket gone
+        raw.terminate()

@@ -189,8 +189,20 @@ class ConnectionBucket(Bucket[Record]):
             self._call_helpers()
         return granted
 
+    def refuse(self) -> None:
+        """Hand out nothing more, fail those who wait, close what is idle."""
+        super().refuse()
+        self._note_drained()
+
+    def _note_drained(self) -> None:
+        """Have ``drain`` wait for leases only, not for helpers whose server does not answer."""
+        with self._lock:
+            if self._closed and self._size == self._connecting:
+                self._drained.set()
+
     def _release_place(self) -> None:
         super()._release_place()
+        self._note_drained()
         if self._waiters:
             self._call_helpers()
 

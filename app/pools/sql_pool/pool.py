@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +30,7 @@ from app.pools.sql_pool.lease_pool import requested
 from app.pools.sql_pool.leases import Lease
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.sqlite_driver import AiosqliteDriver, SQLiteDriver
+from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
 from app.pools.sql_pool.sync_side import Retry, SyncSide
 from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished, watch_writes
@@ -64,9 +64,8 @@ class SQLPool(ManagedPool):
     def _reset(self) -> None:
         self._memory_name = uuid.uuid4().hex
         self._sync_sides: dict[DatabaseConfig, SyncSide] = {}
-        self._async_sides: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[DatabaseConfig, AsyncSide]] = (
-            weakref.WeakKeyDictionary()
-        )
+        # Held strongly until a loop is found closed: what its connections leave open is closed by then only.
+        self._async_sides: dict[asyncio.AbstractEventLoop, dict[DatabaseConfig, AsyncSide]] = {}
         self._budgets: dict[DatabaseConfig, Budget] = {}
         self._executor: ThreadPoolExecutor | None = None
 
@@ -350,6 +349,8 @@ class SQLPool(ManagedPool):
             if side is None:
                 side = self._sync_sides[config] = self._make_sync(config)
                 watch_writes(side.engine)
+                if config.backend == "sqlite":
+                    register.add_bucket(side.bucket)
         return side
 
     def _make_sync(self, config: DatabaseConfig) -> SyncSide:
@@ -366,13 +367,15 @@ class SQLPool(ManagedPool):
         if side is not None and self._running:
             return side
         self._ensure_running()
+        self._leave_closed_loops()
         with self._lock:
-            self._leave_closed_loops()
             sides = self._async_sides.setdefault(loop, {})
             side = sides.get(config)
             if side is None:
                 side = sides[config] = self._make_async(config)
                 watch_writes(side.engine.sync_engine)
+                if config.backend == "sqlite":
+                    register.add_bucket(side.bucket)
         return side
 
     def _make_async(self, config: DatabaseConfig) -> AsyncSide:
@@ -394,8 +397,10 @@ class SQLPool(ManagedPool):
 
     def _leave_closed_loops(self) -> None:
         """Close the connections of event loops that are no more."""
-        for loop in [loop for loop in self._async_sides if loop.is_closed()]:
-            for side in self._async_sides.pop(loop).values():
+        with self._lock:
+            closed = [self._async_sides.pop(loop) for loop in list(self._async_sides) if loop.is_closed()]
+        for sides in closed:
+            for side in sides.values():
                 side.bucket.refuse()
 
     def _threads(self) -> ThreadPoolExecutor:
@@ -439,6 +444,7 @@ class SQLPool(ManagedPool):
 
     def sweep(self) -> None:
         """Close what has expired, ask what has been idle for long, and report leases held too long."""
+        self._leave_closed_loops()
         for side in self._sides():
             side.bucket.sweep()
 

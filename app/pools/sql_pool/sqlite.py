@@ -12,6 +12,7 @@ from urllib.parse import quote
 from app.pools.core.bucket import Entry
 from app.pools.errors import PoolTimeout
 from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Effect, effect_of
 from app.pools.sql_pool.writers import WriterLock, writer_lock
 
@@ -131,6 +132,7 @@ class Connection(sqlite3.Connection):
         try:
             super().close()
         finally:
+            register.closed(self)
             self.unlock()
 
     def before(self, effect: Effect) -> None:
@@ -211,6 +213,8 @@ class Source:
         connection = Connection(*args, **kwargs)
         connection.writer = self.writer
         try:
+            if not self.config.in_memory:
+                register.opened(connection, self.config.database)
             self._configure(connection)
         except BaseException:
             connection.close()

@@ -37,7 +37,9 @@ def watch_writes(engine: Engine) -> None:
 
 def left_unfinished(connection: Connection) -> bool:
     """Say whether a connection, about to be returned, has written something that was not committed."""
-    return not connection.closed and connection.in_transaction() and connection.info.get(_WROTE, False)
+    if connection.closed or connection.invalidated or not connection.in_transaction():
+        return False
+    return bool(connection.info.get(_WROTE))
 
 
 def _note_statement(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:
@@ -46,4 +48,5 @@ def _note_statement(connection: Connection, cursor: Any, statement: str, *rest: 
 
 
 def _forget(connection: Connection) -> None:
-    connection.info.pop(_WROTE, None)
+    if not connection.invalidated:
+        connection.info.pop(_WROTE, None)

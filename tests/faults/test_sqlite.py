@@ -1,0 +1,212 @@
+"""What users of the SQL pool see when many write to one SQLite file, and when a writer dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from app.pools.errors import ConnectionRefused, QueryTimeout
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
+from tests.support.waiting import eventually
+
+WRITERS = 8
+ROUNDS = 25
+
+CHILD = """
+import sys
+from sqlalchemy import text
+from app.pools.sql_pool import SQLPool, get_sqlite_config
+config = get_sqlite_config(sys.argv[1], busy_timeout=30)
+with SQLPool() as pool:
+    for _ in range(int(sys.argv[2])):
+        with pool.transaction(config) as connection:
+            value = connection.execute(text("SELECT value FROM counter")).scalar_one()
+            connection.execute(text("UPDATE counter SET value = :value"), {"value": value + 1})
+"""
+
+HOLDER = """
+import sys, time
+from app.pools.sql_pool import SQLPool, get_sqlite_config
+pool = SQLPool()
+lease = pool.transaction(get_sqlite_config(sys.argv[1]))
+connection = lease.__enter__()
+connection.exec_driver_sql("UPDATE counter SET value = 1000")
+print("writing", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> DatabaseConfig:
+    config = get_sqlite_config(tmp_path / "counter.db", busy_timeout=30)
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE counter (value INTEGER)")
+        pool.execute_query(config, "INSERT INTO counter VALUES (0)")
+    return config
+
+
+def value(pool: SQLPool, config: DatabaseConfig) -> int:
+    found: int = pool.execute_query(config, "SELECT value FROM counter")[0].value
+    return found
+
+
+def test_threads_that_read_modify_write_lose_nothing(counter: DatabaseConfig) -> None:
+    """Eight threads add to one number: no "locked", no lost update."""
+    with SQLPool(SQLPoolSettings(checkout_timeout=30)) as pool, ThreadPoolExecutor(WRITERS) as threads:
+
+        def add() -> None:
+            for _ in range(ROUNDS):
+                with pool.transaction(counter) as connection:
+                    seen = connection.execute(text("SELECT value FROM counter")).scalar_one()
+                    connection.execute(text("UPDATE counter SET value = :value"), {"value": seen + 1})
+
+        for writer in [threads.submit(add) for _ in range(WRITERS)]:
+            writer.result(60)
+
+        assert value(pool, counter) == WRITERS * ROUNDS
+
+
+async def test_tasks_that_read_modify_write_lose_nothing(counter: DatabaseConfig) -> None:
+    """Eight tasks and eight threads at once, the same."""
+    pool = SQLPool(SQLPoolSettings(checkout_timeout=30))
+
+    async def add() -> None:
+        for _ in range(ROUNDS):
+            async with pool.transaction(counter) as connection:
+                seen = (await connection.execute(text("SELECT value FROM counter"))).scalar_one()
+                await connection.execute(text("UPDATE counter SET value = :value"), {"value": seen + 1})
+
+    async def write() -> None:
+        for _ in range(ROUNDS):
+            await pool.execute_query_async(counter, "UPDATE counter SET value = value + 1")
+
+    await asyncio.gather(*(add() for _ in range(WRITERS)), *(write() for _ in range(WRITERS)))
+
+    assert value(pool, counter) == 2 * WRITERS * ROUNDS
+    await pool.stop_async()
+
+
+def test_processes_that_read_modify_write_lose_nothing(counter: DatabaseConfig) -> None:
+    """Eight processes add to one number: no "locked", no lost update."""
+    command = [sys.executable, "-c", CHILD, counter.database, str(ROUNDS)]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(WRITERS)]
+    complaints = [writer.communicate(timeout=90)[1] for writer in writers]
+
+    with SQLPool() as pool:
+        assert complaints == [""] * WRITERS
+        assert value(pool, counter) == WRITERS * ROUNDS
+
+
+def test_a_writer_that_is_killed_lets_the_others_write(counter: DatabaseConfig) -> None:
+    """The writer lock of a process that dies in the middle of a transaction is free, and its work undone."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, counter.database], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "writing\n"
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait(20)
+
+    with SQLPool() as pool:
+        pool.execute_query(counter, "UPDATE counter SET value = value + 1")
+        assert value(pool, counter) == 1
+
+
+def test_who_waits_too_long_for_the_writer_is_told_who_writes(tmp_path: Path) -> None:
+    """A writer that cannot come to write in time gets "database is locked" with the place of the one who writes."""
+    config = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.1)
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE notes (body TEXT)")
+        with pool.transaction(config), pytest.raises(sqlite3.OperationalError, match=r"database is locked.*held for"):
+            pool.execute_query(config, "INSERT INTO notes VALUES ('x')")
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run ``work`` in a forked child; return its exit status, 0 if nothing was raised."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_child_writes_with_connections_of_its_own(counter: DatabaseConfig) -> None:
+    """Parent and child write after a fork while nothing was leased, the parent's asyncio connections included."""
+    with SQLPool() as pool:
+
+        async def in_between() -> None:
+            async with pool.transaction(counter) as connection:
+                await connection.execute(text("UPDATE counter SET value = 10"))
+            add = "UPDATE counter SET value = value + 1"
+            assert forked(lambda: [pool.execute_query(counter, add) for _ in range(20)]) == 0
+            for _ in range(20):
+                await pool.execute_query_async(counter, add)
+
+        asyncio.run(in_between())
+
+        assert value(pool, counter) == 50
+
+
+def test_a_child_forked_in_a_transaction_is_refused(counter: DatabaseConfig) -> None:
+    """A file in use at the fork, whose locks SQLite would believe to hold in the child, is an error there."""
+
+    def use() -> None:
+        with pytest.raises(ConnectionRefused, match="was in use when this process was forked"):
+            pool.execute_query(counter, "UPDATE counter SET value = 7")
+
+    with SQLPool() as pool:
+        with pool.transaction(counter) as connection:
+            connection.execute(text("UPDATE counter SET value = 10"))
+            assert forked(use) == 0
+
+        assert value(pool, counter) == 10
+
+
+def test_a_cancelled_task_does_not_keep_the_writer_lock(counter: DatabaseConfig) -> None:
+    """Tasks cancelled while they write, or wait to write, leave the database free for the next."""
+
+    async def storm() -> None:
+        pool = SQLPool(SQLPoolSettings(max_connections=4))
+
+        async def write() -> None:
+            async with pool.transaction(counter) as connection:
+                await connection.execute(text("UPDATE counter SET value = value + 1"))
+                await asyncio.sleep(0.01)
+
+        tasks = [asyncio.create_task(write()) for _ in range(40)]
+        for task in tasks:
+            await asyncio.sleep(0.003)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await pool.execute_query_async(counter, "UPDATE counter SET value = -1")
+        assert await pool.execute_query_async(counter, "SELECT value FROM counter") == [(-1,)]
+        await pool.stop_async()
+
+    asyncio.run(storm())
+
+
+def test_a_statement_that_takes_too_long_is_interrupted(counter: DatabaseConfig) -> None:
+    """timeout= ends a SQLite statement too, and the connection serves on."""
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    with SQLPool() as pool:
+        before = threading.active_count()
+        with pytest.raises(QueryTimeout):
+            pool.execute_query(counter, endless, timeout=0.1)
+
+        assert value(pool, counter) == 0
+        eventually(lambda: threading.active_count() <= before + 2)
