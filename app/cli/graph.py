@@ -1,0 +1,65 @@
+"""``poolwire graph``: a container as a picture."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.containers import AgentContainer, ContainerError, Lifecycle
+from app.containers.pictures import FORMATS, Picture
+from app.pools.errors import PoolError
+
+app = typer.Typer(help="Draw a container: what needs what, and in which order it starts.")
+
+
+class Format(StrEnum):
+    """How a graph is drawn."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+
+
+@app.callback(invoke_without_command=True)
+def graph(
+    container: Annotated[
+        str,
+        typer.Option("--container", "-c", help="The container's class, or an instance, as package.module:name."),
+    ] = "app.containers:AgentContainer",
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to draw it.")] = Format.TEXT,
+    start: Annotated[bool, typer.Option("--start", help="Start and stop it; show how long each part took.")] = False,
+) -> None:
+    """Draw a container: what needs what, and in which order it starts.
+
+    Named resources are those of the ``poolwire.toml`` in the working folder.
+    """
+    try:
+        instance = _load(container)
+        if start:
+            with Lifecycle(instance) as lifecycle:
+                picture = Picture(instance, lifecycle.report)
+        else:
+            picture = Picture(instance)
+    except (ContainerError, PoolError, LookupError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(FORMATS[format.value](picture))
+
+
+def _load(where: str) -> Any:
+    module, _, name = where.partition(":")
+    if not name:
+        raise LookupError(f"--container {where!r}: write it as package.module:name")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"--container {where!r}: {error}") from None
+    if isinstance(found, type) and issubclass(found, AgentContainer):
+        return found()
+    return found() if callable(found) else found
