@@ -11,7 +11,7 @@ from app.migration.libraries import CONSTRUCTORS, Constructor, Kind, socket_type
 from app.migration.score import site_score
 from app.migration.sites import Confidence, Scope, Site, Verdict
 
-_CONTEXT_NAME = re.compile(r"(?:^|_)(?:zmq|zmq_?context|context|ctx|zctx)(?:_|$)", re.IGNORECASE)
+_CONTEXT_NAME = re.compile(r"(?:^|_)(?:zmq_?(?:context|ctx)|context|ctx|zctx|zcontext)$", re.IGNORECASE)
 _BINDS = frozenset({"bind", "bind_to_random_port"})
 _ANSWERS = frozenset({"REP", "ROUTER", "PULL", "PAIR", "STREAM"})
 _SUBSCRIBES = frozenset({"SUB", "XSUB", "XPUB"})

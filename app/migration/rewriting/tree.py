@@ -108,7 +108,7 @@ class Source:
         return parent
 
     def call(self, site: Site) -> cst.Call:
-        """Return the call of a site. Raises ``Refused`` if it is one of several chained into one expression."""
+        """Return the call of a site; of several chained into one expression, the one that is meant."""
         line = self._lines[site.line - 1]
         column = len(line.encode()[: site.column - 1].decode("utf-8", "ignore"))
         calls = self._calls.get((site.line, column), [])
@@ -116,8 +116,6 @@ class Source:
         matching = [call for call in calls if dotted(call.func).rpartition(".")[2] == terminal] or calls[-1:]
         if not matching:
             raise Refused("the call was not found in the tree")
-        if len(calls) > 1 and isinstance(self.parent(matching[-1]), cst.Attribute):
-            raise Refused("the call is chained with others in one expression")
         return matching[-1]
 
     def function(self, node: cst.CSTNode) -> cst.FunctionDef:
