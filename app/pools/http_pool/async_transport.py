@@ -8,7 +8,7 @@ import contextlib
 import socket
 import time
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
 
 import aiohttp
@@ -21,10 +21,12 @@ from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
 from app.pools.http_pool.addresses import require_public
 from app.pools.http_pool.bodies import asynchronous
 from app.pools.http_pool.calls import Call, Failure, Reply
+from app.pools.http_pool.config import DEFAULT_HEADERS
 from app.pools.http_pool.failures import describe
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
 
+_NO_GUESSED_TYPE = ("Content-Type",)
 _FAILURES = (aiohttp.ClientError, OSError)
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
@@ -99,16 +101,7 @@ class AsyncTransport:
         entry = await self.slots.checkout_async(call.remaining())
         opened: AsyncBody | None = None
         try:
-            session = await self._session()
-            answer = await session.request(
-                call.method,
-                URL(call.url, encoded=True),
-                data=asynchronous(call.body),
-                headers=call.headers,
-                allow_redirects=False,
-                proxy=self._proxy,
-            )
-            opened = AsyncBody(self.slots, entry, answer, call)
+            opened = AsyncBody(self.slots, entry, await self._request(call), call)
         except _FAILURES as error:
             return describe(error, sent=not isinstance(error, _NOT_SENT))
         finally:
@@ -123,16 +116,38 @@ class AsyncTransport:
             PoolTimeout: every connection was in use until the deadline.
             ResponseTooLarge: the body is larger than the call allows.
         """
-        opened = await self.open(call)
-        if isinstance(opened, Failure):
-            return opened
+        entry = await self.slots.checkout_async(call.remaining())
+        answer: aiohttp.ClientResponse | None = None
         try:
-            content = await opened.read_all()
+            answer = await self._request(call)
+            content = await _read_all(answer, call)
         except _FAILURES as error:
-            return describe(error, sent=True)
+            return describe(error, sent=not isinstance(error, _NOT_SENT))
         finally:
-            opened.close()
-        return Reply(opened.status, opened.headers, opened.headers.items(), content)
+            if answer is not None:
+                answer.close()  # a connection whose answer was read to its end is back already
+            self.slots.give_back(entry)
+        return Reply(answer.status, answer.headers, answer.headers.items(), content)
+
+    def _request(self, call: Call) -> Awaitable[aiohttp.ClientResponse]:
+        held = self._sessions.get(asyncio.get_running_loop())
+        if held is None or held.session.closed:
+            return self._request_on_new_session(call)
+        return self._request_on(held.session, call)
+
+    async def _request_on_new_session(self, call: Call) -> aiohttp.ClientResponse:
+        return await self._request_on(await self._session(), call)
+
+    def _request_on(self, session: aiohttp.ClientSession, call: Call) -> Awaitable[aiohttp.ClientResponse]:
+        return session.request(
+            call.method,
+            URL(call.url, encoded=True),
+            data=asynchronous(call.body),
+            headers=call.own_headers,
+            allow_redirects=False,
+            skip_auto_headers=None if call.body is None else _NO_GUESSED_TYPE,
+            proxy=self._proxy,
+        )
 
     async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -155,7 +170,7 @@ class AsyncTransport:
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Content-Type",),
+            headers=DEFAULT_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._route.connect_timeout),
             trust_env=False,
         )
@@ -220,24 +235,6 @@ class AsyncBody:
         """The headers."""
         return self.answer.headers
 
-    async def read_all(self) -> bytes:
-        """Return the whole body, decompressed.
-
-        Raises:
-            ResponseTooLarge: it is larger than the call allows; no more than that was kept in memory.
-        """
-        answer = self.answer
-        length = answer.content_length
-        if length is not None and "Content-Encoding" not in answer.headers:
-            if length > self._call.size_limit and self._call.method != "HEAD":
-                raise self._call.too_large()
-            return await answer.read()
-        chunks = []
-        async for chunk in answer.content.iter_any():
-            self._count(chunk)
-            chunks.append(chunk)
-        return b"".join(chunks)
-
     async def read_some(self, idle: float, deadline: float) -> bytes | Failure:
         """Return what arrives next, decompressed; ``b""`` at the end.
 
@@ -272,6 +269,23 @@ class AsyncBody:
             return
         self.answer.close()  # after the end of the body the connection is back already, and this does nothing
         self._slots.give_back(entry)
+
+
+async def _read_all(answer: aiohttp.ClientResponse, call: Call) -> bytes:
+    """Return the whole body, decompressed; no more than the call allows is kept in memory."""
+    length = answer.content_length
+    if length is not None and "Content-Encoding" not in answer.headers:
+        if length > call.size_limit and call.method != "HEAD":
+            raise call.too_large()
+        return await answer.read()
+    chunks = []
+    size = 0
+    async for chunk in answer.content.iter_any():
+        size += len(chunk)
+        if size > call.size_limit:
+            raise call.too_large()
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:

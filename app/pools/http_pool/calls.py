@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from app.pools.errors import DeadlineExceeded, HTTPUnavailable, ResponseTooLarge, TooManyRedirects
 from app.pools.http_pool.bodies import Data, encode_body, replayable
-from app.pools.http_pool.config import HTTPConfig, authorization
+from app.pools.http_pool.config import DEFAULT_HEADERS, HTTPConfig, authorization
 from app.pools.http_pool.redirects import REDIRECTS, follow, harmless, stranger, without_body
 from app.pools.http_pool.response import HeaderPairs, HTTPResponse, header
 from app.pools.http_pool.retries import (
@@ -148,7 +148,12 @@ class Call:
     @property
     def url(self) -> str:
         """Where the request goes, in full."""
-        return self.config.target.origin + self.path
+        return self.config.origin + self.path
+
+    @property
+    def own_headers(self) -> dict[str, str] | None:
+        """The headers that differ from those which every request has."""
+        return {name: value for name, value in self.headers.items() if DEFAULT_HEADERS.get(name) != value} or None
 
     # Time
 
@@ -295,7 +300,7 @@ class Call:
         if not hop.keeps_body:
             self.body = None
             self.headers = without_body(self.headers)
-        if hop.target.origin == self.config.target.origin:
+        if hop.target.origin == self.config.origin:
             return 0.0
         self.config = stranger(self.config, hop.target)
         self.headers = harmless(self.headers)

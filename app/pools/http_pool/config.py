@@ -19,7 +19,7 @@ TokenFunction: TypeAlias = "Callable[[], str] | Callable[[], Awaitable[str]]"
 Auth: TypeAlias = "tuple[str, str | SecretStr] | str | SecretStr | TokenFunction | None"
 Path: TypeAlias = "str | os.PathLike[str]"
 
-_DEFAULT_HEADERS = {"User-Agent": "poolwire", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+DEFAULT_HEADERS = {"User-Agent": "poolwire", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 MEGABYTE = 1024 * 1024
 
 _POSITIVE = (
@@ -98,6 +98,8 @@ class HTTPConfig:
 
     target: Target = field(init=False)
     """``base_url`` in parts."""
+    origin: str = field(init=False)
+    """The origin of ``base_url``."""
     base_headers: dict[str, str] = field(init=False)
     """What is sent with every request, credentials that are known beforehand included. Not to be changed."""
     _key: tuple[Any, ...] = field(init=False)
@@ -106,6 +108,7 @@ class HTTPConfig:
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "target", parse_base(self.base_url))
+        put(self, "origin", self.target.origin)
         put(self, "headers", MappingProxyType({str(name): str(value) for name, value in self.headers.items()}))
         put(self, "auth", _seal(self.auth))
         put(self, "proxy", SecretStr(self.proxy) if isinstance(self.proxy, str) else self.proxy)
@@ -184,7 +187,7 @@ def _seal(auth: Auth) -> Auth:
 
 
 def _base_headers(headers: Mapping[str, str], auth: Auth) -> dict[str, str]:
-    merged = {name: value for name, value in _DEFAULT_HEADERS.items() if name.lower() not in map(str.lower, headers)}
+    merged = {name: value for name, value in DEFAULT_HEADERS.items() if name.lower() not in map(str.lower, headers)}
     if isinstance(auth, SecretStr):
         merged["Authorization"] = authorization(auth.get_secret_value())
     elif isinstance(auth, tuple):

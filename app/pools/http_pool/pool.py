@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from app.pools.http_pool.route import Route
 from app.pools.http_pool.sessions import LeasedSession
 from app.pools.http_pool.streams import EventStream, Stream
 from app.pools.http_pool.sync_transport import SyncTransport
+from app.pools.http_pool.task_limits import TaskLimit
 from app.pools.http_pool.tls import Contexts, tls_key
 from app.pools.http_pool.transport import Transport
 from app.pools.http_pool.urls import Params
@@ -115,14 +115,10 @@ class HTTPPool(ManagedPool):
         origin = self.begin(call)
         response: HTTPResponse | None = None
         try:
-            try:
-                async with asyncio.timeout(call.remaining()) as limit:
-                    reply = await attempt_until_settled_async(call, self.enter, AsyncTransport.send)
-                    response = call.response(reply)
-                    return response
-            except TimeoutError:
-                if not limit.expired():
-                    raise
+            with TaskLimit(call.deadline):
+                reply = await attempt_until_settled_async(call, self.enter, AsyncTransport.send)
+                response = call.response(reply)
+                return response
             raise call.too_late()
         finally:
             self._end(call, origin, response)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +16,7 @@ from app.pools.http_pool.calls import Call, Failure
 from app.pools.http_pool.events import EventParser, ServerSentEvent
 from app.pools.http_pool.response import HTTPResponse, HTTPStatusError, ResponseHead
 from app.pools.http_pool.sync_transport import SyncBody, SyncTransport
+from app.pools.http_pool.task_limits import TaskLimit
 
 if TYPE_CHECKING:
     from app.pools.http_pool.origins import Origin
@@ -175,14 +175,10 @@ class Stream:
     async def __aenter__(self) -> AsyncStreamedResponse:
         call = self._begin()
         try:
-            try:
-                async with asyncio.timeout(call.remaining()) as limit:
-                    body = await attempt_until_settled_async(call, self._pool.enter, AsyncTransport.open)
-                    response = self._response = AsyncStreamedResponse(call, body, self._idle, self._total)
-                    return response
-            except TimeoutError:
-                if not limit.expired():
-                    raise
+            with TaskLimit(call.deadline):
+                body = await attempt_until_settled_async(call, self._pool.enter, AsyncTransport.open)
+                response = self._response = AsyncStreamedResponse(call, body, self._idle, self._total)
+                return response
             raise call.too_late()
         except BaseException:
             self._end()
