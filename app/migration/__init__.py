@@ -1,5 +1,6 @@
 """Find every direct connection in a code base, rank them, report them, and rewrite what is safe to rewrite."""
 
+from app.migration import baseline
 from app.migration.codes import CODES, explain
 from app.migration.config import Config, UsageError, load
 from app.migration.libraries import Kind
@@ -18,6 +19,7 @@ __all__ = [
     "Site",
     "UsageError",
     "Verdict",
+    "baseline",
     "explain",
     "load",
     "scan",

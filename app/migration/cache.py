@@ -15,7 +15,7 @@ import orjson
 from app.migration.facts import FileFacts, facts_from
 
 # Part of the file's name: facts written by another version of the analysis, or of Python's parser, are not read.
-_FORMAT = 3
+_FORMAT = 4
 
 
 def digest(data: bytes) -> str:

@@ -133,6 +133,8 @@ def _closing(call: Call, constructor: Constructor, methods: set[str]) -> tuple[b
     if not constructor.closers:
         return True, "the call closes what it opens"
     names = ", ".join(f"{name}()" for name in sorted(constructor.closers & methods))
+    if call.target == "closing":
+        return True, "closed by closing()"
     if call.target == "with" or "with" in call.guarded:
         if constructor.with_closes:
             return True, "closed by its with block"

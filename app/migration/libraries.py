@@ -138,8 +138,9 @@ SOURCE_MENTIONS = re.compile(
     rb"\b(?:"
     + "|".join(sorted(LIBRARIES - {"socket"})).encode()
     + rb"|[Ss]ockets?|[Cc]ontext|ctx)\b|connect|[Ss]ession"
+    rb"|\.(?:close|term|destroy|dispose|disconnect)\("
 )
-"""A source without any of these neither opens a connection nor takes part in handing one on."""
+"""A source without any of these neither opens a connection, nor hands one on, nor closes one."""
 
 # Submodules through which a library's own name is also reached.
 _ALIASES = (

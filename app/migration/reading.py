@@ -452,11 +452,13 @@ class Reader:
             self._visit(function)
         self._note_caller(node, name)
         keeps = name in _KEEPERS
-        wraps = name in ("closing", "aclosing", "enter_context", "enter_async_context")
+        wraps = {"closing": "closing", "aclosing": "closing"}.get(name, "")
+        if name in ("enter_context", "enter_async_context"):
+            wraps = "with"
         for argument in node.args:
             if keeps and isinstance(argument, ast.Name):
                 self._frame.kept.setdefault(argument.id, ("item", ""))
-            self._visit_for(argument, "with" if wraps else "item" if keeps else "argument", place if wraps else "")
+            self._visit_for(argument, wraps or ("item" if keeps else "argument"), place if wraps else "")
         if name in _CALLED_LATER:
             for argument in node.args:
                 if isinstance(argument, ast.Attribute) and argument.attr in _WATCHED:
@@ -597,7 +599,7 @@ class Reader:
         call.text = self._text(call)
         call.once = self._once(call.function, frame, set()) if frame.scope.kind == "function" else "module level"
         call.looped = any(line >= call.line for line in frame.whiles) and call.scope != "loop"
-        if call.target in ("local", "with", "global") and call.place:
+        if call.target in ("local", "with", "closing", "global") and call.place:
             end = next((line for line in rebound.get(call.place, ()) if line > call.line), None)
             for use in frame.uses.get(call.place, ()):
                 if use.line >= call.line and (end is None or use.line < end):
