@@ -188,6 +188,7 @@ def _lease_for(config: SocketConfig) -> type[SharedLease]:
 def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
     one = config.bind or config.socket_type in SENDING
     # Closing one of these would lose the messages that wait in it, so none is closed for being old or idle.
+    # Nor is it a leak that a service holds the socket on which it receives for as long as it runs.
     replaceable = config.socket_type in ASKING and not config.bind
     return Limits(
         capacity=1 if one else config.max_connections or settings.max_connections,
@@ -195,5 +196,5 @@ def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
         idle_timeout=settings.max_idle_time if replaceable else NEVER,
         max_lifetime=settings.max_lifetime or NEVER if replaceable else NEVER,
         fair_after=0.01,
-        leak_threshold=settings.leak_threshold or NEVER,
+        leak_threshold=settings.leak_threshold or NEVER if replaceable else NEVER,
     )
