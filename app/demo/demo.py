@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from app.agents import Agent, AgentServer, Summary, run
 from app.containers import AgentContainer, Provide, inject
 from app.demo import jobs
 from app.demo.assistant import Assistant
-from app.demo.container import Endpoint, demo_container
+from app.demo.container import demo_container
 from app.demo.enricher import Enricher
 from app.demo.extractor import Extractor
 from app.demo.folder import DEFAULT_SIZE_LIMIT
@@ -64,7 +64,7 @@ class Demo:
         folder: an existing folder.
         settings: how to behave.
         stop: set it to stop from outside; whatever waits for the demo then raises ``DemoStopped``.
-        endpoint: gives a name its ZMQ endpoint; within the process unless given.
+        build: makes the container from the index's file and the enricher's URL.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Demo:
         settings: DemoSettings | None = None,
         *,
         stop: asyncio.Event | None = None,
-        endpoint: Endpoint | None = None,
+        build: Callable[[Path, str], AgentContainer] = demo_container,
     ) -> None:
         self.folder = folder
         self.settings = settings = settings or DemoSettings()
@@ -91,7 +91,7 @@ class Demo:
         self.summary: Summary | None = None
         """What the run came to, once it has stopped."""
         self._stop = stop or asyncio.Event()
-        self._endpoint = endpoint
+        self._build = build
         self._stack = AsyncExitStack()
         self._container: AgentContainer | None = None
         self._run: asyncio.Task[Summary] | None = None
@@ -103,7 +103,7 @@ class Demo:
 
     async def __aenter__(self) -> Self:
         url = await self._stack.enter_async_context(self.enricher.listening())
-        self._container = demo_container(self.index, url, self._endpoint)
+        self._container = self._build(self.index, url)
         ready = asyncio.Event()
 
         def on_ready(servers: list[AgentServer]) -> None:
