@@ -12,7 +12,9 @@ from app.demo.languages import COMMON_WORDS, Kind, kind_of
 
 _WORD = re.compile(r"\w+")
 _ASKING = frozenset(("happen", "happens", "explain", "describe", "mean", "means", "work", "works", "tell", "please"))
-_SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[^\s\d])")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\s\d])")
+_ONE_LINE = re.compile(r"[ \t]*(?:\||#{1,6}[ \t])")
+_FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1|\Z)", re.MULTILINE | re.DOTALL)
 _OWN_LINE = re.compile(r"[ \t]*(?:[|>]|[-*+][ \t]|\d+[.)][ \t]|#{1,6}[ \t])")
 _TABLE_RULE = re.compile(r"[ \t|:=+-]+$")
 _ENDINGS = ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s")
@@ -114,7 +116,7 @@ def rank(terms: Sequence[str], hits: Iterable[Hit]) -> list[Hit]:
     """
     hits = list(hits)
     stems = [_stem(term) for term in terms]
-    present = {id(hit): _stems(f"{hit.path} {hit.heading} {hit.body}") for hit in hits}
+    present = {id(hit): _stems(f"{hit.path} {hit.heading} {_text(hit)}") for hit in hits}
     rarity = {stem: 1.0 / (1 + sum(stem in words for words in present.values())) for stem in stems}
     total = sum(rarity.values()) or 1.0
 
@@ -158,7 +160,7 @@ def compose(question: str, terms: Sequence[str], hits: Iterable[Hit], notes: Ite
 
 def _best_quote(hit: Hit, stems: set[str]) -> Citation | None:
     best: tuple[float, int, str] | None = None
-    for line, sentence in sentences(hit.body, prose=kind_of(hit.language) is not Kind.SOURCE):
+    for line, sentence in sentences(_text(hit), prose=kind_of(hit.language) is not Kind.SOURCE):
         words = _stems(sentence)
         found = len(stems & words)
         if not found:
@@ -177,6 +179,14 @@ def _best_quote(hit: Hit, stems: set[str]) -> Citation | None:
     return Citation(hit.path, hit.start + best[1], hit.heading, text)
 
 
+def _text(hit: Hit) -> str:
+    """Return what a passage says: of Markdown only the prose, because an example in a code block explains nothing."""
+    if kind_of(hit.language) is not Kind.MARKUP:
+        return hit.body
+    prose = _FENCED.sub(lambda block: "\n" * block.group().count("\n"), hit.body)
+    return prose if prose.strip() else hit.body
+
+
 def sentences(body: str, *, prose: bool = True) -> list[tuple[int, str]]:
     """Return the sentences of ``body``, each with the number of the line it starts on, counted from 0.
 
@@ -192,6 +202,9 @@ def sentences(body: str, *, prose: bool = True) -> list[tuple[int, str]]:
             paragraph = []
         if stripped and not _TABLE_RULE.match(line):
             paragraph.append((number, stripped))
+        if prose and _ONE_LINE.match(line):
+            found += _sentences_of(paragraph)
+            paragraph = []
     found += _sentences_of(paragraph)
     return found
 

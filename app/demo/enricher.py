@@ -19,7 +19,7 @@ from app.agents import Agent
 from app.demo.keywords import keywords, tokens
 from app.demo.languages import natural_language, programming_language
 
-SAMPLE = 8192
+SAMPLE = 4096
 """Characters of a file that are looked at: its beginning says what it is about."""
 
 _LANGUAGE_TOKENS = 800

@@ -68,6 +68,15 @@ def test_terms_in_the_heading_only_quote_the_beginning() -> None:
     assert answer.text == "Sent every second. [a.md:3]"
 
 
+def test_prose_is_quoted_and_not_the_example_beside_it() -> None:
+    """A code block that repeats the question word for word loses to a sentence that explains."""
+    example = _hit("readme.md", "Try it:\n\n```\nask 'what of a socket after its timeout'\n```\n\nDone.", score=5.0)
+    page = _hit("zmq.md", "## Timeouts\nA socket is discarded after a timeout.", score=1.0)
+    answer = compose("?", ["socket", "timeout"], [example, page])
+    assert (answer.citations[0].path, answer.citations[0].line) == ("zmq.md", 2)
+    assert "ask '" not in answer.text
+
+
 def test_nothing_found_is_said() -> None:
     """Without hits the answer names what was looked for, and cites nothing."""
     answer = compose("?", ["unicorn"], [])
