@@ -314,13 +314,14 @@ class Connection:
                     self._skip_message()
                     continue
                 empty = _recv(socket, _NOBLOCK)
-                body = _recv(socket, _NOBLOCK)
+                # As a frame, which knows for a third of RCVMORE's cost whether more follow.
+                body = _recv(socket, _NOBLOCK, False)
                 del pending[number]
-                if empty or _get(socket, _RCVMORE):
+                if empty or body.more:
                     self._misunderstood(reply)
                     continue
                 if not reply.done():  # cancelled meanwhile
-                    reply.set_result(body)
+                    reply.set_result(body.bytes)
             self._scheduled = True
             self._owner.loop.call_soon(self.pump)
         except zmq.Again:

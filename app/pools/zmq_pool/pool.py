@@ -126,7 +126,7 @@ class ZMQPool(ManagedPool):
                 left = max(0.001, deadline - time.monotonic())
                 socket.settle_timeouts(left, left)
             reply: bytes = socket.recv()
-            if socket.getsockopt(zmq.RCVMORE):
+            if socket.more_left:
                 raise UnexpectedReply(config.endpoint)
         return reply
 
@@ -164,7 +164,7 @@ class ZMQPool(ManagedPool):
                 await socket.send(body)
                 sent = True
                 reply: bytes = await socket.recv()
-                if socket.getsockopt(zmq.RCVMORE):
+                if socket.more_left:
                     raise UnexpectedReply(config.endpoint)
         except TimeoutError:
             if not limit.expired():
