@@ -21,7 +21,8 @@ _ENDINGS = ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s")
 
 _LONGEST_QUOTE = 400
 _QUOTES = 3
-_PROSE_ADVANTAGE = 1.3
+_SPOKEN = 3  # common words that make a line one that was written to be read
+_PROSE_ADVANTAGE = 2.5
 _KEYWORD_ADVANTAGE = 1.15
 
 
@@ -167,6 +168,8 @@ def _best_quote(hit: Hit, stems: set[str]) -> Citation | None:
             continue
         # Among sentences with equally many terms, one that says something beats a bare title.
         value = found + min(len(words), 12) / 24
+        # In source, a comment or a docstring answers where a statement only mentions.
+        value += len(ENGLISH_STOP_WORDS & words) >= _SPOKEN
         if best is None or value > best[0]:
             best = value, line, sentence
     if best is None:
