@@ -27,8 +27,8 @@ class Call:
         argument: the symbols of the first argument, which for a ZMQ socket is its type.
         has_argument: whether there is a first argument.
         receiver: the last name before the called one: ``context`` in ``self.context.socket(...)``.
-        target: where the result goes: ``with``, ``closing``, ``local``, ``attribute``, ``global``, ``item``, ``return``,
-            ``argument`` or ``inline``.
+        target: where the result goes: ``with``, ``closing``, ``local``, ``attribute``, ``global``, ``item``,
+            ``return``, ``argument`` or ``inline``.
         place: the variable, or ``Class.attribute``, that holds it, if any.
         methods: watched methods called on the result in this function.
         guarded: those among them that also run when an exception passes.
