@@ -34,6 +34,8 @@ from app.pools.http_pool.transport import Transport
 from app.pools.http_pool.urls import Params
 
 _ACCOUNTS_REMEMBERED = 1024
+# Redirects and URLs that others choose may lead anywhere; more than this, plus the transports, are not counted.
+_ORIGINS_REMEMBERED = 1024
 
 
 class HTTPPool(ManagedPool):
@@ -241,8 +243,8 @@ class HTTPPool(ManagedPool):
                 raise PoolClosed(self.name)
             transport = self._transports.get(route)
             if transport is None:
-                origin = self._origins.setdefault(route.label, Origin(route.label))
-                transport = Transport(route, origin, self.settings.leak_threshold)
+                origin = self._origin(route.label)
+                transport = Transport(route, origin, self._contexts, self.settings.leak_threshold)
                 while len(self._transports) >= self.settings.max_sessions:
                     # Least recently used; one that is in use only if all are.
                     oldest = min(self._transports.values(), key=lambda each: (each.busy, each.last_used))
@@ -253,6 +255,15 @@ class HTTPPool(ManagedPool):
             self._accounts[config] = open_account(config, transport)
         for each in retired:
             each.retire()
+
+    def _origin(self, label: str) -> Origin:
+        origin = self._origins.get(label)
+        if origin is None:
+            if len(self._origins) >= _ORIGINS_REMEMBERED + self.settings.max_sessions:
+                used = {each.origin for each in self._transports.values()}
+                del self._origins[next(name for name, each in self._origins.items() if each not in used)]
+            origin = self._origins[label] = Origin(label)
+        return origin
 
     def _forget(self, transport: Transport) -> Transport:
         del self._transports[transport.route]
@@ -266,9 +277,11 @@ class HTTPPool(ManagedPool):
         proxy = config.proxy.get_secret_value() if isinstance(config.proxy, SecretStr) else None
         if proxy is None and config.trust_env:
             proxy = select_proxy(target.origin, get_environ_proxies(target.origin))
+        tls = tls_key(config)
         return Route(
             target=target.at_root(),
-            context=self._contexts.get(tls_key(config)) if target.scheme == "https" else None,
+            tls=tls,
+            context=self._contexts.get(tls) if target.scheme == "https" else None,
             proxy=proxy,
             max_connections=config.max_connections or self.settings.max_connections,
             connect_timeout=config.connect_timeout,

@@ -58,9 +58,10 @@ def without_body(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _ABOUT_THE_BODY}
 
 
-def harmless(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return those of ``headers`` that another origin may see."""
-    return {name: value for name, value in headers.items() if name.lower() in HARMLESS_HEADERS}
+def harmless(headers: Mapping[str, str], besides: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Return those of ``headers`` that another origin may see, and those named ``besides``."""
+    kept = HARMLESS_HEADERS | besides
+    return {name: value for name, value in headers.items() if name.lower() in kept}
 
 
 def stranger(config: HTTPConfig, target: Target) -> HTTPConfig:

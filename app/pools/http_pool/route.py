@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
+from app.pools.http_pool.tls import TLSKey
 from app.pools.http_pool.urls import Target
 
 
@@ -14,6 +15,7 @@ class Route:
 
     target: Target
     """Only scheme, host and port count."""
+    tls: TLSKey
     context: ssl.SSLContext | None
     """``None`` for http."""
     proxy: str | None

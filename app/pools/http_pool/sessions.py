@@ -8,37 +8,69 @@ from typing import Any
 import requests
 from pydantic import SecretStr
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 
 from app.pools.core.redaction import redact_url
 from app.pools.errors import InvalidURL
 from app.pools.http_pool.config import HTTPConfig
+from app.pools.http_pool.connections import PlainConnection, SecureConnection
+from app.pools.http_pool.redirects import harmless
 from app.pools.http_pool.route import Route
-from app.pools.http_pool.urls import join, parse_base
+from app.pools.http_pool.tls import Contexts, without_certificate
+from app.pools.http_pool.urls import is_of, join
+
+# What delimits a body that requests sends again; it holds no secret.
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
+
+
+class _PublicPlainConnection(PlainConnection):
+    block_private = True
+
+
+class _PublicSecureConnection(SecureConnection):
+    block_private = True
+
+
+class _PublicPlainPool(HTTPConnectionPool):
+    ConnectionCls = _PublicPlainConnection
+
+
+class _PublicSecurePool(HTTPSConnectionPool):
+    ConnectionCls = _PublicSecureConnection
 
 
 class SharedAdapter(HTTPAdapter):
-    """The connections under a leased session. The session closes nothing; the pool does."""
+    """The connections under a leased session. The session closes nothing; the pool does.
 
-    def __init__(self, route: Route) -> None:
-        self._context = route.context
+    Args:
+        route: where the session's own requests go.
+        contexts: the TLS contexts.
+    """
+
+    def __init__(self, route: Route, contexts: Contexts) -> None:
+        self._route = route
+        self._contexts = contexts
         super().__init__(pool_connections=4, pool_maxsize=4)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Give every connection the route's TLS context."""
-        if self._context is not None:
-            options["ssl_context"] = self._context
+        """Make connections that dial public addresses only, if that is the rule."""
         super().init_poolmanager(*args, **options)
+        if self._route.block_private:
+            self.poolmanager.pool_classes_by_scheme = {"http": _PublicPlainPool, "https": _PublicSecurePool}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Leave verification to the context; requests would load the bundle again for each connection."""
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
-        """Make the context the only word on trust."""
+        """Make the context the only word on trust, and show the client's certificate to its own origin only."""
         host, options = super().build_connection_pool_key_attributes(request, True, None)
-        if self._context is not None:
+        if host["scheme"] == "https":
+            key = self._route.tls if is_of(self._route.target, request.url) else without_certificate(self._route.tls)
+            context = self._contexts.get(key)
             options.pop("ca_certs", None)
-            options["ssl_context"] = self._context
-            options["cert_reqs"] = "CERT_NONE" if self._context.verify_mode is ssl.CERT_NONE else "CERT_REQUIRED"
+            options["ssl_context"] = context
+            options["cert_reqs"] = "CERT_NONE" if context.verify_mode is ssl.CERT_NONE else "CERT_REQUIRED"
         return host, options
 
     def close(self) -> None:
@@ -85,7 +117,7 @@ class LeasedSession(requests.Session):
         target = self._config.target
         if not address.startswith(("http://", "https://")):
             return target.origin + join(target, address)
-        if parse_base(address.partition("?")[0].partition("#")[0]).origin != target.origin:
+        if not is_of(target, address):
             raise InvalidURL(f"{redact_url(address)!r} is not of {target.origin}; make an HTTPConfig for that origin")
         return address
 
@@ -97,8 +129,5 @@ class LeasedSession(requests.Session):
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """Drop everything secret where a redirect leaves the origin."""
-        url = (prepared_request.url or "").partition("?")[0].partition("#")[0]
-        if parse_base(url).origin != self._config.target.origin:
-            harmless = {"accept", "accept-encoding", "accept-language", "user-agent", "content-type", "content-length"}
-            for name in [name for name in prepared_request.headers if name.lower() not in harmless]:
-                del prepared_request.headers[name]
+        if not is_of(self._config.target, prepared_request.url or ""):
+            prepared_request.headers = CaseInsensitiveDict(harmless(prepared_request.headers, _FRAMING))

@@ -23,6 +23,12 @@ def tls_key(config: HTTPConfig) -> TLSKey:
     return config.verify, ca, config.cert_files
 
 
+def without_certificate(key: TLSKey) -> TLSKey:
+    """Return the key for an origin that must not see the client's certificate."""
+    verify, ca, _ = key
+    return verify, ca, None
+
+
 class Contexts:
     """The ``SSLContext`` of each TLS key, made once."""
 

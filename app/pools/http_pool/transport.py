@@ -11,6 +11,7 @@ from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
 from app.pools.http_pool.sessions import SharedAdapter
 from app.pools.http_pool.sync_transport import SyncTransport
+from app.pools.http_pool.tls import Contexts
 
 
 class Transport:
@@ -20,7 +21,7 @@ class Transport:
     one that it serves has ended.
     """
 
-    def __init__(self, route: Route, origin: Origin, leak_threshold: float) -> None:
+    def __init__(self, route: Route, origin: Origin, contexts: Contexts, leak_threshold: float) -> None:
         self.route = route
         self.origin = origin
         self.last_used = time.monotonic()
@@ -34,7 +35,7 @@ class Transport:
                 idle_timeout=route.keepalive,
                 leak_threshold=leak_threshold or NEVER,
             ),
-            create=lambda: SharedAdapter(route),
+            create=lambda: SharedAdapter(route, contexts),
             destroy=SharedAdapter.shut,
             usable=lambda entry, now: now - entry.idle_since < route.keepalive,
         )

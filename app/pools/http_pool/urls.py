@@ -72,6 +72,15 @@ def parse_base(base_url: str) -> Target:
     return Target(url.scheme, url.raw_host.rstrip("."), port, url.raw_path.rstrip("/"))
 
 
+def is_of(target: Target, address: str) -> bool:
+    """Say whether an absolute URL belongs to the origin of ``target``."""
+    try:
+        url = URL(address)
+        return (url.scheme, url.raw_host, url.port) == (target.scheme, target.host, target.port)
+    except ValueError:
+        return False
+
+
 def join(base: Target, path: str, params: Params | None = None) -> str:
     """Return ``path`` below the base's path, with ``params`` added to its query, ready to be sent.
 

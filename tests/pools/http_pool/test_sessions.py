@@ -75,3 +75,18 @@ def test_leases_are_bounded(pool: HTTPPool, server: MisbehavingServer) -> None:
 
         assert list(threads.map(ask, range(40))) == [f"/echo?i={i}" for i in range(40)]
     assert pool.get_stats()["metrics"]["active_connections"] == 0
+
+
+def test_sessions_keep_the_pools_promises_on_redirects(pool: HTTPPool) -> None:
+    """A session's redirect shows the client's certificate to no other origin, and block_private holds."""
+    with misbehaving_server(tls=True, client_certificate=True) as server:
+        with misbehaving_server(tls=True, client_certificate=True) as other:
+            config = HTTPConfig(server.url, ca=TLS / "ca.pem", cert=TLS / "client.pem")
+            with pool.session(config) as session:
+                assert session.get("/echo").ok
+                with pytest.raises(requests.RequestException):
+                    session.get("/redirect", params={"to": f"{other.url}/echo"})
+            assert other.seen == []
+        with pool.session(HTTPConfig(server.url, block_private=True, verify=False)) as session:
+            with pytest.raises(requests.ConnectionError, match="is not a public address"):
+                session.get("/echo")
