@@ -341,7 +341,10 @@ class Bucket(Generic[T]):
         if entry.expires_at <= now:
             self._retire(entry)
         elif self._waiters or self._guarded:
-            self._serve(entry)
+            if self._budget is not None and self._budget.hungry and self._budget.starves(self):
+                self._retire(entry)
+            else:
+                self._serve(entry)
         else:
             self._idle.append(entry)
             if self._waiters or self._guarded:  # they came in between

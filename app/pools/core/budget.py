@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 import weakref
 from typing import Protocol
+
+_PAUSE = 0.02
+_STARVING = 0.1
 
 
 class Spender(Protocol):
@@ -20,7 +25,8 @@ class Spender(Protocol):
 class Budget:
     """Places for connections, shared by buckets that each have a cap of their own.
 
-    A bucket whose waiters need a place when none is left has another bucket's coldest idle connection closed.
+    A bucket whose waiters need a place when none is left has another bucket's coldest idle connection closed, now
+    or as soon as there is one; if it has to wait for long, the others give up connections that they would lend on.
 
     Args:
         capacity: connections of all buckets together, at most.
@@ -31,7 +37,9 @@ class Budget:
         self._lock = threading.Lock()
         self._left = capacity
         self._members: weakref.WeakSet[Spender] = weakref.WeakSet()
-        self._hungry: set[Spender] = set()
+        self._watched_by = 0
+        self.hungry: dict[Spender, float] = {}
+        """Who needs a place, and since when on the monotonic clock."""
 
     @property
     def left(self) -> int:
@@ -49,14 +57,17 @@ class Budget:
             if self._left > 0:
                 self._left -= 1
                 return True
-            self._hungry.add(member)
+            self.hungry.setdefault(member, time.monotonic())
+            if self._watched_by != os.getpid():  # a forked child has no thread yet
+                self._watched_by = os.getpid()
+                threading.Thread(target=self._watch, name="poolwire-budget", daemon=True).start()
             return False
 
     def give(self) -> None:
         """Give a place back, for any bucket that needs one. Called without a lock."""
         with self._lock:
             self._left += 1
-            hungry, self._hungry = self._hungry, set()
+            hungry, self.hungry = self.hungry, {}
         # All of them: one whose waiters have gone must not keep the place from the others.
         for member in hungry:
             member.serve_waiters()
@@ -68,3 +79,21 @@ class Budget:
         for other in others:
             if other.yield_idle():
                 return
+
+    def starves(self, member: Spender) -> bool:
+        """Say whether ``member`` should give up a connection, its own waiters notwithstanding, for another bucket."""
+        due = time.monotonic() - _STARVING
+        with self._lock:
+            return any(other is not member and since <= due for other, since in self.hungry.items())
+
+    def _watch(self) -> None:
+        """Look for connections that have become idle while others need their places; ends when nobody does."""
+        while True:
+            time.sleep(_PAUSE)
+            with self._lock:
+                hungry = list(self.hungry)
+                if not hungry:
+                    self._watched_by = 0
+                    return
+            for member in hungry:
+                self.reclaim(member)

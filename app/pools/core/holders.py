@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TypeAlias
 
-# (code, offset of the instruction) of each frame, innermost first. Frames themselves would keep every
-# local variable of the caller alive, and a line number costs a look-up: both wait until rendering.
-CallSite: TypeAlias = "tuple[tuple[CodeType, int], ...]"
+# The code and the offset of the instruction of each frame, in turn, innermost first: flat, because a tuple for
+# each frame costs more than what it holds. Frames themselves would keep every local variable of the caller alive,
+# and a line number costs a look-up: both wait until rendering.
+CallSite: TypeAlias = "tuple[CodeType | int, ...]"
 
 _OUR_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 _getframe = sys._getframe
@@ -19,9 +20,9 @@ _INNER = (os.path.join(_OUR_OWN, "pools") + os.sep, os.path.join(_OUR_OWN, "cont
 def call_site(depth: int, skip: int = 2) -> CallSite:
     """Return up to ``depth`` frames of the current call stack, leaving out the innermost ``skip``."""
     frame = sys._getframe(skip)
-    site = []
+    site: list[CodeType | int] = []
     while frame is not None and depth > 0:
-        site.append((frame.f_code, frame.f_lasti))
+        site += (frame.f_code, frame.f_lasti)
         frame = frame.f_back  # type: ignore[assignment]
         depth -= 1
     return tuple(site)
@@ -46,27 +47,29 @@ def checkout_site(skip: int) -> CallSite:
     Args:
         skip: how many of the innermost frames to leave out, this function's not counted.
     """
-    frame = _getframe(skip)
-    code = frame.f_code
+    frame: FrameType | None = _getframe(skip)
+    while frame is not None and _ours[(code := frame.f_code).co_filename]:
+        frame = frame.f_back
+    if frame is None:
+        return ()
     caller = frame.f_back
-    while caller is not None and _ours[code.co_filename]:
-        frame, code, caller = caller, caller.f_code, caller.f_back
     if caller is None:
-        return ((code, frame.f_lasti),)
-    return ((code, frame.f_lasti), (caller.f_code, caller.f_lasti))
+        return (code, frame.f_lasti)
+    return (code, frame.f_lasti, caller.f_code, caller.f_lasti)
 
 
 def render(site: CallSite, frames: int = 4) -> str:
     """Return ``site`` as ``file:line in function <- caller...``, from the first frame outside the pools."""
-    outside = [part for part in site if not part[0].co_filename.startswith(_INNER)] or list(site)
+    parts = [(code, offset) for code, offset in zip(site[::2], site[1::2], strict=True) if isinstance(code, CodeType)]
+    outside = [part for part in parts if not _ours[part[0].co_filename]] or parts
     return " <- ".join(
         f"{os.path.basename(code.co_filename)}:{_line(code, offset)} in {code.co_name}"
         for code, offset in outside[:frames]
     )
 
 
-def _line(code: CodeType, offset: int) -> int:
+def _line(code: CodeType, offset: object) -> int:
     for start, end, line in code.co_lines():
-        if start <= offset < end and line is not None:
+        if isinstance(offset, int) and start <= offset < end and line is not None:
             return line
     return code.co_firstlineno

@@ -56,9 +56,13 @@ class SharedLease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         entry = self._entry
+        if entry is None:  # detached
+            return
         self._entry = None
-        if entry is not None:
-            self._end(entry, failed=kind is not None)
+        if kind is None and entry.resource.reusable():
+            self._bucket.give_back(entry)
+        else:
+            self._bucket.discard(entry)
 
     async def __aenter__(self) -> AsyncSocket:
         entry = self._entry = await self._bucket.checkout_async(self._timeout)
@@ -92,20 +96,18 @@ class SharedLease:
         self._entry = None
         return self._bucket.detach(entry)
 
-    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
-        if not failed and entry.resource.reusable():
-            self._bucket.give_back(entry)
-        else:
-            self._bucket.discard(entry)
-
 
 class PrivateLease(SharedLease):
     """A lease of a socket that nobody else ever gets: what a SUB still receives is meant for its lessee alone."""
 
     __slots__ = ()
 
-    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
-        self._bucket.discard(entry)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._bucket.discard(entry)
 
 
 class KeptLease(SharedLease):
@@ -116,8 +118,10 @@ class KeptLease(SharedLease):
 
     __slots__ = ()
 
-    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
-        super()._end(entry, failed=False)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(None, None, None)
 
 
 class BoundLease(KeptLease):
@@ -141,13 +145,12 @@ class BoundLease(KeptLease):
             raise busy(timeout) from None
 
 
-class BoundPrivateLease(BoundLease):
+class BoundPrivateLease(BoundLease, PrivateLease):
     """A lease of a bound SUB: one at a time, and nothing of it is left for the next lessee."""
 
     __slots__ = ()
 
-    def _end(self, entry: Entry[LeanSocket], *, failed: bool) -> None:
-        self._bucket.discard(entry)
+    __exit__ = PrivateLease.__exit__
 
 
 class OutletLease:
