@@ -166,7 +166,8 @@ class AsyncpgDriver:
 
     async def rollback(self, record: Record) -> None:
         """Roll back; first the server's answer to a cancelled statement is awaited."""
-        await record.raw.execute("")
+        with suppress(asyncpg.InFailedSQLTransactionError):
+            await record.raw.execute("SELECT 1")
         if record.raw.is_in_transaction():
             await record.raw.execute("ROLLBACK")
 

@@ -13,16 +13,16 @@ from app.pools.sql_pool.statements import Effect, effect_of
 log = logging.getLogger(__name__)
 
 _WROTE = "poolwire_wrote"
-_MOST_PLACES = 1000
-_places: set[str] = set()
+_MOST_REPORTS = 1000
+_reported: set[tuple[str, str]] = set()
 
 
 def report_unfinished(label: str, site: CallSite) -> None:
     """Log that a transaction was rolled back because its borrower left it open, once for each place."""
     place = render(site)
-    if place in _places or len(_places) >= _MOST_PLACES:
+    if (label, place) in _reported or len(_reported) >= _MOST_REPORTS:
         return
-    _places.add(place)
+    _reported.add((label, place))
     log.warning(
         "a transaction on %s was left unfinished and is rolled back; commit it, or use transaction(): %s", label, place
     )

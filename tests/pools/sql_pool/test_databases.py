@@ -1,0 +1,427 @@
+"""What the SQL pool promises for PostgreSQL and for SQLite alike."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.pools.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
+from tests.support.waiting import eventually
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str]
+
+
+@pytest.fixture
+def notes(pool: SQLPool, database: DatabaseConfig) -> DatabaseConfig:
+    kind = "INTEGER" if database.backend == "sqlite" else "SERIAL"
+    pool.execute_query(database, f"CREATE TABLE notes (id {kind} PRIMARY KEY, body TEXT NOT NULL)")
+    return database
+
+
+def bodies(pool: SQLPool, config: DatabaseConfig) -> list[str]:
+    return [row.body for row in pool.execute_query(config, "SELECT body FROM notes ORDER BY id")]
+
+
+def active(pool: SQLPool) -> int:
+    return pool.get_stats()["metrics"]["active_connections"]
+
+
+def discarded(pool: SQLPool) -> int:
+    return sum(figures["discarded"] for figures in pool.get_stats()["pools"].values())
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("INSERT INTO notes (body) VALUES ('x') RETURNING id, body", [(1, "x")]),
+        ("WITH pair(a, b) AS (VALUES (1, 2)) SELECT a, b FROM pair", [(1, 2)]),
+        ("VALUES (1), (2)", [(1,), (2,)]),
+        ("-- a comment\n/* and another */ SELECT 7", [(7,)]),
+        ("INSERT INTO notes (body) VALUES ('x')", []),
+        ("SELECT '100%' WHERE 'a' LIKE 'a%'", [("100%",)]),
+    ],
+)
+async def test_rows_come_back_whenever_the_database_returned_any(
+    pool: SQLPool, notes: DatabaseConfig, sql: str, expected: list[tuple[object, ...]]
+) -> None:
+    """Rows depend on the result, not on the text's first word, for threads and tasks."""
+    assert pool.execute_query(notes, sql) == expected
+    pool.execute_query(notes, "DELETE FROM notes")
+    again = await pool.execute_query_async(notes, sql)
+
+    assert [row[-1] for row in again] == [row[-1] for row in expected]
+    await pool.stop_async()
+
+
+async def test_question_marks_and_names_work_on_every_database(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """The same text runs on each, sync and async, and rows know their columns."""
+    pool.execute_query(notes, "INSERT INTO notes (body) VALUES (?)", ("one",))
+    pool.execute_query(notes, "INSERT INTO notes (body) VALUES (:body)", {"body": "two"})
+    await pool.execute_query_async(notes, "INSERT INTO notes (body) VALUES (?)", ["three"])
+    found = await pool.execute_query_async(notes, "SELECT id, body FROM notes WHERE id = :id", {"id": 2})
+
+    assert bodies(pool, notes) == ["one", "two", "three"]
+    assert (found[0].id, found[0]["body"], found[0][1]) == (2, "two", "two")
+    await pool.stop_async()
+
+
+async def test_many_rows_are_stored_from_any_iterable(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """execute_many and copy_rows take generators and return how many there were."""
+    insert = "INSERT INTO notes (body) VALUES (?)"
+
+    assert pool.execute_many(notes, insert, ((f"m{n}",) for n in range(700))) == 700
+    assert pool.copy_rows(notes, "notes", ["body"], ([f"c{n}"] for n in range(1300))) == 1300
+    assert await pool.execute_many_async(notes, insert, ((f"a{n}",) for n in range(700))) == 700
+    assert await pool.copy_rows_async(notes, "notes", ["body"], [(f"d{n}",) for n in range(1300)]) == 1300
+    assert len(bodies(pool, notes)) == 4000
+    assert pool.copy_rows(notes, "notes", ["body"], []) == 0
+    await pool.stop_async()
+
+
+async def test_many_rows_are_stored_all_or_none(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """One bad row takes the others back with it and costs no connection."""
+    rows = [("kept?",), (None,)]
+    with pytest.raises(Exception, match=r"(?i)null"):
+        pool.execute_many(notes, "INSERT INTO notes (body) VALUES (?)", rows)
+    with pytest.raises(Exception, match=r"(?i)null"):
+        pool.copy_rows(notes, "notes", ["body"], rows)
+    with pytest.raises(Exception, match=r"(?i)null"):
+        await pool.execute_many_async(notes, "INSERT INTO notes (body) VALUES (?)", rows)
+    with pytest.raises(Exception, match=r"(?i)null"):
+        await pool.copy_rows_async(notes, "notes", ["body"], rows)
+
+    assert bodies(pool, notes) == []
+    assert discarded(pool) == 0
+    await pool.stop_async()
+
+
+async def test_a_stream_yields_every_row_in_order(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Batches are a detail of the fetching."""
+    pool.copy_rows(notes, "notes", ["body"], ([str(n)] for n in range(1000)))
+    query = "SELECT id, body FROM notes WHERE id > ? ORDER BY id"
+
+    assert [row.body for row in pool.stream(notes, query, (10,), batch=64)] == [str(n) for n in range(10, 1000)]
+    found = [row.body async for row in pool.stream_async(notes, query, (10,), batch=64)]
+    assert found == [str(n) for n in range(10, 1000)]
+    assert active(pool) == 0
+    await pool.stop_async()
+
+
+async def test_a_stream_that_is_left_early_gives_its_connection_back(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Closing, dropping or breaking off a stream ends its lease and leaves nothing open."""
+    pool.copy_rows(notes, "notes", ["body"], ([str(n)] for n in range(1000)))
+    query = "SELECT body FROM notes"
+    for _ in range(20):
+        stream = pool.stream(notes, query, batch=10)
+        assert next(stream).body
+        del stream
+    async with asyncio.timeout(60):
+        for _ in range(20):
+            async for row in pool.stream_async(notes, query, batch=10):
+                assert row.body
+                break
+    gc.collect()
+    await asyncio.sleep(0)
+
+    deadline = asyncio.get_running_loop().time() + 20
+    while active(pool):
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.01)
+    pool.execute_query(notes, "INSERT INTO notes (body) VALUES ('free')")
+    await pool.stop_async()
+
+
+def test_an_error_in_the_statement_does_not_cost_a_connection(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """After a syntax error the same connection serves the next call."""
+    for _ in range(5):
+        with pytest.raises(Exception, match="SELEKT"):
+            pool.execute_query(notes, "SELEKT")
+
+    assert pool.get_stats()["metrics"]["pool_misses"] == 1
+    assert discarded(pool) == 0
+
+
+async def test_an_error_in_a_tasks_statement_does_not_cost_a_connection(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """The same with asyncio."""
+    for _ in range(5):
+        with pytest.raises(Exception, match="SELEKT"):
+            await pool.execute_query_async(notes, "SELEKT")
+
+    assert discarded(pool) == 0
+    await pool.stop_async()
+
+
+def test_nobody_sees_or_commits_anothers_unfinished_insert(
+    pool: SQLPool, notes: DatabaseConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is rolled back, and reported once with the place, however often it happens there."""
+    for _ in range(3):
+        with pool.connection(notes) as connection:
+            connection.execute(text("INSERT INTO notes (body) VALUES ('unfinished')"))
+    with pool.connection(notes) as connection:
+        connection.commit()
+
+    assert bodies(pool, notes) == []
+    (report,) = [record for record in caplog.records if "left unfinished" in record.message]
+    assert "test_databases.py" in report.message
+
+
+def test_a_connection_that_only_read_is_not_reported(
+    pool: SQLPool, notes: DatabaseConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A read without a commit is fine."""
+    with pool.connection(notes) as connection:
+        connection.execute(text("SELECT * FROM notes")).all()
+
+    assert not [record for record in caplog.records if "left unfinished" in record.message]
+
+
+async def test_a_transaction_opened_by_text_does_not_reach_the_next_borrower(
+    pool: SQLPool, notes: DatabaseConfig
+) -> None:
+    """BEGIN through execute_query is rolled back at the end of the call."""
+    pool.execute_query(notes, "BEGIN")
+    await pool.execute_query_async(notes, "BEGIN")
+    pool.execute_query(notes, "INSERT INTO notes (body) VALUES ('own')")
+    await pool.execute_query_async(notes, "INSERT INTO notes (body) VALUES ('own too')")
+
+    assert bodies(pool, notes) == ["own", "own too"]
+    await pool.stop_async()
+
+
+async def test_transactions_commit_or_roll_back(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """A block that ends keeps its work; one that raises keeps nothing, its DDL included."""
+
+    def fail() -> None:
+        with pool.transaction(notes) as connection:
+            connection.execute(text("INSERT INTO notes (body) VALUES ('dropped')"))
+            connection.execute(text("CREATE TABLE also_dropped (id INTEGER)"))
+            raise ZeroDivisionError
+
+    async def fail_async() -> None:
+        async with pool.transaction(notes) as connection:
+            await connection.execute(text("INSERT INTO notes (body) VALUES ('dropped')"))
+            await connection.execute(text("CREATE TABLE also_dropped (id INTEGER)"))
+            raise ZeroDivisionError
+
+    with pool.transaction(notes) as connection:
+        connection.execute(text("INSERT INTO notes (body) VALUES ('kept')"))
+    async with pool.transaction(notes) as connection:
+        await connection.execute(text("INSERT INTO notes (body) VALUES ('kept too')"))
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with pytest.raises(ZeroDivisionError):
+        await fail_async()
+
+    assert bodies(pool, notes) == ["kept", "kept too"]
+    pool.execute_query(notes, "CREATE TABLE also_dropped (id INTEGER)")
+    await pool.stop_async()
+
+
+async def test_a_readonly_transaction_refuses_to_write(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Reading works, writing is an error, and the connection writes again for the next borrower."""
+    insert = text("INSERT INTO notes (body) VALUES ('x')")
+    with pool.transaction(notes, readonly=True) as connection:
+        assert connection.execute(text("SELECT count(*) FROM notes")).scalar() == 0
+        with pytest.raises(DBAPIError, match=r"(?i)read-?only"):
+            connection.execute(insert)
+    async with pool.transaction(notes, readonly=True) as connection:
+        with pytest.raises(DBAPIError, match=r"(?i)read-?only"):
+            await connection.execute(insert)
+    with pool.transaction(notes) as connection:
+        connection.execute(insert)
+    async with pool.transaction(notes) as connection:
+        await connection.execute(insert)
+
+    assert bodies(pool, notes) == ["x", "x"]
+    await pool.stop_async()
+
+
+async def test_the_orm_works_on_leased_sessions(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Session and AsyncSession store and find objects, which stay readable after the block."""
+    with pool.session(notes) as session:
+        first = Note(body="sync")
+        session.add(first)
+        session.commit()
+    async with pool.session(notes) as session:
+        second = Note(body="async")
+        session.add(second)
+        await session.commit()
+
+    assert [(first.id, first.body), (second.id, second.body)] == [(1, "sync"), (2, "async")]
+    assert bodies(pool, notes) == ["sync", "async"]
+    await pool.stop_async()
+
+
+async def test_engines_work_unchanged_on_the_pool(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """What is written for SQLAlchemy's engines works on the pool's, and dispose() keeps the pool."""
+    engine = pool.engine(notes)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO notes (body) VALUES ('by the engine')"))
+    engine.dispose()
+    async_engine = pool.async_engine(notes)
+    async with async_engine.begin() as connection:
+        await connection.execute(text("INSERT INTO notes (body) VALUES ('by the other')"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("INSERT INTO notes (body) VALUES ('at once')"))
+
+    assert bodies(pool, notes) == ["by the engine", "by the other", "at once"]
+    assert active(pool) == 0
+    await pool.stop_async()
+
+
+def test_a_timeout_ends_the_wait_for_a_connection_too(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """With all connections leased a call with a timeout ends with who holds them."""
+    leases = [pool.connection(notes) for _ in range(4)]
+    for lease in leases:
+        lease.__enter__()
+    with pytest.raises(PoolTimeout, match=r"4 of 4 in use.*test_databases\.py"):
+        pool.execute_query(notes, "SELECT 1", timeout=0.05)
+    for lease in leases:
+        lease.__exit__(None, None, None)
+
+    assert pool.execute_query(notes, "SELECT 1", timeout=20) == [(1,)]
+
+
+async def test_the_cap_holds_for_threads_and_tasks_together(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Four connections are all there are, whoever asks."""
+    most = 0
+
+    def read(number: int) -> None:
+        nonlocal most
+        pool.execute_query(notes, "SELECT 1")
+        most = max(most, pool.get_stats()["metrics"]["total_connections"])
+
+    async def write(number: int) -> None:
+        async with pool.transaction(notes) as connection:
+            await connection.execute(text("INSERT INTO notes (body) VALUES (:body)"), {"body": str(number)})
+
+    with ThreadPoolExecutor(20) as threads:
+        loop = asyncio.get_running_loop()
+        reads = [loop.run_in_executor(threads, read, number) for number in range(100)]
+        await asyncio.gather(*reads, *(write(number) for number in range(30)))
+
+    assert len(bodies(pool, notes)) == 30
+    assert most <= 4
+    assert active(pool) == 0
+    await pool.stop_async()
+
+
+def test_a_paused_database_lends_nothing_until_it_is_resumed(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Callers wait while it is paused, and go on afterwards."""
+    pool.pause(notes)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(pool.execute_query, notes, "SELECT 1")
+        eventually(lambda: pool.get_stats()["pools"][notes.label]["waiting"] == 1)
+        with pytest.raises(PoolTimeout):
+            pool.execute_query(notes, "SELECT 1", timeout=0.05)
+        pool.resume(notes)
+
+        assert call.result(20) == [(1,)]
+
+
+def test_warming_up_opens_the_least_number_of_connections(database: DatabaseConfig) -> None:
+    """After warm_up() the first callers find connections, and the idle timeout leaves that many."""
+    settings = SQLPoolSettings(max_connections=5, min_connections=3, max_idle_time=0.001)
+    with SQLPool(settings) as pool:
+        pool.warm_up(database)
+        eventually(lambda: pool.sweep() or pool.get_stats()["metrics"]["total_connections"] == 3)
+        pool.execute_query(database, "SELECT 1")
+
+        assert pool.get_stats()["metrics"]["pool_misses"] == 0
+
+
+def test_connections_end_after_their_lifetime(database: DatabaseConfig) -> None:
+    """An idle connection older than max_lifetime is replaced."""
+    with SQLPool(SQLPoolSettings(max_lifetime=0.01, min_connections=0)) as pool:
+        pool.execute_query(database, "SELECT 1")
+        eventually(lambda: pool.sweep() or pool.get_stats()["metrics"]["total_connections"] == 0)
+
+        assert pool.execute_query(database, "SELECT 1") == [(1,)]
+        assert pool.get_stats()["metrics"]["cleanup_count"] >= 1
+
+
+def test_a_lease_held_too_long_is_reported_with_its_stack(
+    database: DatabaseConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The leak report names the code that holds the connection."""
+    caplog.set_level(logging.WARNING)
+    with SQLPool(SQLPoolSettings(leak_threshold=0.01)) as pool, pool.connection(database):
+        eventually(lambda: pool.sweep() or "was not given back yet" in caplog.text)
+
+        assert "test_databases.py" in caplog.text
+
+
+def test_stop_returns_soon_although_many_wait(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Stopping fails those who wait, and does not wait for a server that is silent."""
+    held = threading.Event()
+    done = threading.Event()
+
+    def hold() -> None:
+        with pool.connection(notes):
+            held.set()
+            done.wait(20)
+
+    with ThreadPoolExecutor(8) as threads:
+        holder = threads.submit(hold)
+        assert held.wait(20)
+        done.set()
+        holder.result(20)
+        pool.stop()
+    assert active(pool) == 0
+
+
+@pytest.fixture
+def endless(database: DatabaseConfig) -> str:
+    return (
+        "SELECT pg_sleep(60)"
+        if database.backend == "postgresql"
+        else "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
+
+
+async def test_a_statement_ends_at_its_timeout(pool: SQLPool, database: DatabaseConfig, endless: str) -> None:
+    """QueryTimeout names the database and the limit; the pool goes on."""
+    with pytest.raises(QueryTimeout, match=r"did not end within 0\.1 s"):
+        pool.execute_query(database, endless, timeout=0.1)
+    with pytest.raises(QueryTimeout, match=r"did not end within 0\.1 s"):
+        await pool.execute_query_async(database, endless, timeout=0.1)
+
+    assert pool.execute_query(database, "SELECT 1") == [(1,)]
+    assert await pool.execute_query_async(database, "SELECT 1") == [(1,)]
+    await pool.stop_async()
+
+
+def test_a_database_that_cannot_be_opened_is_an_error_that_says_why(tmp_path: object, pool: SQLPool) -> None:
+    """DatabaseUnavailable wraps the driver's error, at once."""
+    with pytest.raises(DatabaseUnavailable, match="unable to open database file") as caught:
+        pool.execute_query(get_sqlite_config(f"{tmp_path}/no/such/folder/x.db"), "SELECT 1")
+
+    assert caught.value.__cause__ is not None
+
+
+def test_a_server_side_limit_ends_statements(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """statement_timeout reaches PostgreSQL."""
+    limited = replace(postgres, statement_timeout=0.05)
+
+    with pytest.raises(Exception, match="statement timeout"):
+        pool.execute_query(limited, "SELECT pg_sleep(30)")

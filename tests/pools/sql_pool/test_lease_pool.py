@@ -1,0 +1,57 @@
+"""The private names of SQLAlchemy that the pool relies on still mean what they did."""
+
+import inspect
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import default
+from sqlalchemy.pool import Pool, base
+
+from app.pools.sql_pool import DatabaseConfig, SQLPool
+
+
+def test_a_pool_is_asked_and_given_back_records() -> None:
+    """Pool.connect() calls _do_get(), a return calls _do_return_conn(); a record is made by _ConnectionRecord(pool)."""
+    assert list(inspect.signature(Pool._do_get).parameters) == ["self"]
+    assert list(inspect.signature(Pool._do_return_conn).parameters) == ["self", "record"]
+    assert list(inspect.signature(base._ConnectionRecord.__init__).parameters)[:2] == ["self", "pool"]
+    assert "_do_get" in inspect.getsource(base._ConnectionRecord.checkout)
+    assert "_do_return_conn" in inspect.getsource(Pool._return_conn)
+
+
+def test_a_record_knows_whether_it_was_invalidated() -> None:
+    """_is_hard_or_soft_invalidated() is there, and _is_asyncio says which kind of pool it is."""
+    assert callable(base._ConnectionRecord._is_hard_or_soft_invalidated)
+    assert hasattr(Pool, "_is_asyncio")
+
+
+def test_a_dialect_answers_a_ping() -> None:
+    """_do_ping_w_event() asks a raw connection and returns whether it works."""
+    assert callable(default.DefaultDialect._do_ping_w_event)
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        raw = connection.connection.dbapi_connection
+        assert raw is not None
+        assert engine.dialect._do_ping_w_event(raw) is True
+    engine.dispose()
+
+
+def test_an_invalidated_connection_is_not_lent_again(pool: SQLPool, database: DatabaseConfig) -> None:
+    """Connection.invalidate() takes the raw connection out of the pool, and the lease goes on with another."""
+    with pool.connection(database) as connection:
+        before = connection.connection.dbapi_connection
+        connection.invalidate()
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+        assert connection.connection.dbapi_connection is not before
+
+    with pool.connection(database) as connection:
+        assert connection.connection.dbapi_connection is not before
+
+
+def test_a_lease_is_entered_once(pool: SQLPool, database: DatabaseConfig) -> None:
+    """Entering a lease a second time is an error."""
+    lease = pool.connection(database)
+    with lease:
+        pass
+    with pytest.raises(RuntimeError, match="ask the pool for another"):
+        lease.__enter__()

@@ -1,0 +1,90 @@
+"""SQL texts: their placeholders, and what they do."""
+
+import pytest
+
+from app.pools.sql_pool.statements import Effect, effect_of, prepare, quoted
+
+
+@pytest.mark.parametrize(
+    ("sql", "qmark", "psycopg", "asyncpg"),
+    [
+        ("SELECT ?", "SELECT ?", "SELECT %s", "SELECT $1"),
+        ("SELECT ?, ?", "SELECT ?, ?", "SELECT %s, %s", "SELECT $1, $2"),
+        ("SELECT '?', ?", "SELECT '?', ?", "SELECT '?', %s", "SELECT '?', $1"),
+        ('SELECT "a?", ?', 'SELECT "a?", ?', 'SELECT "a?", %s', 'SELECT "a?", $1'),
+        ("SELECT ? -- why?\n", "SELECT ? -- why?\n", "SELECT %s -- why?\n", "SELECT $1 -- why?\n"),
+        ("SELECT /* ? */ ?", "SELECT /* ? */ ?", "SELECT /* ? */ %s", "SELECT /* ? */ $1"),
+        ("SELECT $$?$$, ?", "SELECT $$?$$, ?", "SELECT $$?$$, %s", "SELECT $$?$$, $1"),
+        ("SELECT $x$?$x$, ?", "SELECT $x$?$x$, ?", "SELECT $x$?$x$, %s", "SELECT $x$?$x$, $1"),
+        ("SELECT 'it''s ?', ?", "SELECT 'it''s ?', ?", "SELECT 'it''s ?', %s", "SELECT 'it''s ?', $1"),
+        ("SELECT d ?? 'k', ?", "SELECT d ? 'k', ?", "SELECT d ? 'k', %s", "SELECT d ? 'k', $1"),
+        ("SELECT x LIKE 'a%', ?", "SELECT x LIKE 'a%', ?", "SELECT x LIKE 'a%%', %s", "SELECT x LIKE 'a%', $1"),
+        ("SELECT 7 % ?", "SELECT 7 % ?", "SELECT 7 %% %s", "SELECT 7 % $1"),
+        ("SELECT 7 % 2", "SELECT 7 % 2", "SELECT 7 % 2", "SELECT 7 % 2"),
+        ("SELECT :a::int", "SELECT ?::int", "SELECT %s::int", "SELECT $1::int"),
+        ("SELECT x[1:2], :a", "SELECT x[1:2], ?", "SELECT x[1:2], %s", "SELECT x[1:2], $1"),
+    ],
+)
+def test_placeholders_become_the_drivers_own(sql: str, qmark: str, psycopg: str, asyncpg: str) -> None:
+    """Only what is a placeholder is translated."""
+    assert prepare(sql, "qmark").text == qmark
+    assert prepare(sql, "format").text == psycopg
+    assert prepare(sql, "numeric").text == asyncpg
+
+
+def test_names_are_bound_in_the_order_of_the_text() -> None:
+    """A name used twice is passed twice; values that the text does not use are ignored."""
+    statement = prepare("SELECT :b, :a, :b", "qmark")
+
+    assert statement.bind({"a": 1, "b": 2, "c": 3}) == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "complaint"),
+    [
+        ("SELECT :a", {}, "no value for the placeholder.*:a"),
+        ("SELECT :a", (1,), "pass a mapping"),
+        ("SELECT ?", {"a": 1}, "no :name placeholders"),
+        ("SELECT ?", "text", r"for one value write \('text',\)"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_an_error(sql: str, params: object, complaint: str) -> None:
+    """The message says what the statement wants."""
+    with pytest.raises((KeyError, TypeError), match=complaint):
+        prepare(sql, "qmark").bind(params)  # type: ignore[arg-type]
+
+
+def test_a_text_has_one_kind_of_placeholder() -> None:
+    """Mixing ? and :name is refused."""
+    with pytest.raises(ValueError, match="not both"):
+        prepare("SELECT ?, :a", "qmark")
+
+
+@pytest.mark.parametrize(
+    ("sql", "effect"),
+    [
+        ("SELECT 1", Effect.READ),
+        ("  -- why\n /* what */ (select 1)", Effect.READ),
+        ("WITH x AS (SELECT 1) SELECT * FROM x", Effect.READ),
+        ("WITH x AS (DELETE FROM t RETURNING id) SELECT * FROM x", Effect.WRITE),
+        ("INSERT INTO t VALUES (1)", Effect.WRITE),
+        ("CREATE TABLE t (id int)", Effect.WRITE),
+        ("EXPLAIN SELECT 1", Effect.READ),
+        ("PRAGMA user_version", Effect.NONE),
+        ("BEGIN", Effect.NONE),
+        ("begin immediate", Effect.LOCK),
+        ("VACUUM", Effect.LOCK),
+        ("COMMIT", Effect.NONE),
+        ("", Effect.WRITE),
+    ],
+)
+def test_the_effect_is_judged_by_the_first_words(sql: str, effect: Effect) -> None:
+    """What is not known is taken to write."""
+    assert effect_of(sql) is effect
+
+
+def test_names_are_quoted_in_their_parts() -> None:
+    """A schema and a table are quoted apart, and quotes inside doubled."""
+    assert quoted('audit.ev"ents') == '"audit"."ev""ents"'
+    with pytest.raises(ValueError, match="no name"):
+        quoted("")
