@@ -18,6 +18,7 @@ from rich.console import Console
 from app.agents import DrainExceeded
 from app.agents.signals import stop_on_signals
 from app.cli.display import Display, read_lines
+from app.containers import ContainerError
 from app.demo import Demo, DemoSettings, DemoStopped, Found, Skipped, default_folder, walk
 from app.demo.folder import DEFAULT_SIZE_LIMIT
 from app.pools.errors import PoolError
@@ -177,8 +178,12 @@ def _run(work: Coroutine[Any, Any, int]) -> None:
     except DrainExceeded as error:
         typer.echo(f"error: {error}", err=True)
         code = EXIT_DRAIN_EXCEEDED
-    except (PoolError, OSError) as error:
+    except (PoolError, ContainerError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
+        code = EXIT_FAILED
+    except ExceptionGroup as group:  # what ended the agents, one error for each of them
+        for failure in group.exceptions:
+            typer.echo(f"error: {type(failure).__name__}: {failure}", err=True)
         code = EXIT_FAILED
     raise typer.Exit(code)
 

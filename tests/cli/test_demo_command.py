@@ -182,9 +182,20 @@ def test_an_empty_question_is_a_clear_error(folder: Path) -> None:
     assert "the question is empty" in done.stderr
 
 
+def test_a_damaged_index_is_an_error_without_a_traceback(folder: Path) -> None:
+    """What ends the agents is told in one line, and the exit code is 1."""
+    assert _run("demo", folder).returncode == 0
+    index = folder / ".poolwire" / "index.sqlite"
+    index.write_bytes(index.read_bytes()[:100] + b"\xff" * 20_000)
+    done = _run("demo", folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_killed_half_way_a_second_start_finishes(folder: Path) -> None:
     """After SIGKILL the next run does exactly what was left: nothing is lost and nothing is there twice."""
-    with _started("demo", folder, "--delay", "0.3") as process:
+    with _started("demo", folder, "--delay", "0.6") as process:
         eventually(lambda: 0 < _jobs(folder)["done"] < FILES and _jobs(folder)["queued"], seconds=30)
         process.kill()
         process.wait(timeout=30)
@@ -201,7 +212,7 @@ def test_killed_half_way_a_second_start_finishes(folder: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_while_indexing_it_drains_and_says_so(folder: Path, number: signal.Signals, code: int) -> None:
     """A signal lets what is in flight finish, says how much is left, and the next run finishes it."""
-    with _started("demo", folder, "--delay", "0.3") as process:
+    with _started("demo", folder, "--delay", "0.6") as process:
         eventually(lambda: 0 < _jobs(folder)["done"] < FILES, seconds=30)
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
@@ -220,7 +231,7 @@ def test_interrupted_while_indexing_it_drains_and_says_so(folder: Path, number: 
 
 def test_interrupted_at_once_it_still_stops_cleanly(folder: Path) -> None:
     """A signal before anything is indexed stops the demo as cleanly as one later."""
-    with _started("demo", folder, "--delay", "0.3") as process:
+    with _started("demo", folder, "--delay", "0.6") as process:
         eventually((folder / ".poolwire" / "index.sqlite").exists, seconds=30)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
