@@ -50,6 +50,7 @@ class Desk:
         settings: the pool's settings.
         context: returns the context to open sockets on.
         budget: the cap over all configurations.
+        vacate: has other configurations give up the endpoint that this one is to bind, if they do not use it.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Desk:
         settings: ZMQPoolSettings,
         context: Callable[[], zmq.Context[Any]],
         budget: Budget,
+        vacate: Callable[[SocketConfig], bool],
     ) -> None:
         self.config = config
         self._context = context
+        self._vacate = vacate
         self._freed_at = -NEVER
         self.outlet: Outlet | None = None
         self.lease: Callable[[float | None], Lease]
@@ -93,7 +96,9 @@ class Desk:
             try:
                 return self._open_now()
             except EndpointBusy:
-                if time.monotonic() >= deadline:
+                if self._vacate(self.config):
+                    deadline = time.monotonic() + _REBIND_WITHIN
+                elif time.monotonic() >= deadline:
                     raise
                 time.sleep(_REBIND_PAUSE)
 
@@ -103,7 +108,9 @@ class Desk:
             try:
                 return self._open_now()
             except EndpointBusy:
-                if time.monotonic() >= deadline:
+                if self._vacate(self.config):
+                    deadline = time.monotonic() + _REBIND_WITHIN
+                elif time.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(_REBIND_PAUSE)
 
@@ -115,6 +122,14 @@ class Desk:
         socket = open_socket(context, self.config)
         socket.__dict__["diagnose"] = self.trouble
         return socket
+
+    def vacate(self) -> bool:
+        """Close the socket that is kept bound, unless it is leased. Returns whether there was one."""
+        figures = self.bucket.stats()
+        if figures["active"] or not figures["idle"] or self.outlet is not None:
+            return False
+        self.bucket.clear()
+        return True
 
     def watch(self) -> None:
         """Begin to watch the endpoint, if it can be watched."""
@@ -156,6 +171,8 @@ class Desk:
     def sweep(self) -> None:
         """Do the housekeeping of this configuration."""
         self.bucket.sweep()
+        if self.outlet is not None:
+            self.outlet.sweep()
 
     def figures(self) -> dict[str, Any]:
         """Return the statistics of this configuration."""

@@ -9,6 +9,7 @@ attendant, as soon as the socket's descriptor or the next tick says so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.sockets import LeanSocket
 
 _send: Any = _Backend.send
+_recv: Any = _Backend.recv
 _set: Any = _Backend.set
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -170,6 +172,19 @@ class Outlet:
         finally:
             self._lock.release()
             self._room.set()
+
+    def sweep(self) -> None:
+        """Read the subscriptions that came and went: an XPUB keeps them all until they are read."""
+        if self._socket is None or not self._lock.acquire(False):
+            return
+        try:
+            with contextlib.suppress(zmq.Again):
+                while self._socket is not None and self._socket.type == zmq.XPUB:
+                    _recv(self._socket, _NOBLOCK)
+        finally:
+            self._lock.release()
+        if self._queue:
+            self._attendant.nudge(self)
 
     # Leases
 

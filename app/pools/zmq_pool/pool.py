@@ -264,10 +264,17 @@ class ZMQPool(ManagedPool):
         with self._lock:
             desk = self._desks.get(config)
             if desk is None:
-                desk = self._desks[config] = Desk(config, self.settings, lambda: self.context, self._budget)
+                desk = self._desks[config] = Desk(
+                    config, self.settings, lambda: self.context, self._budget, self._vacate
+                )
                 if self._paused:
                     desk.bucket.pause()
             return desk
+
+    def _vacate(self, config: SocketConfig) -> bool:
+        """Have the other configurations that bind the same endpoint, and do not use it, give it up."""
+        others = [desk for desk in list(self._desks.values()) if desk.config.bind and desk.config != config]
+        return any(desk.vacate() for desk in others if desk.config.endpoint == config.endpoint)
 
     # Life
 

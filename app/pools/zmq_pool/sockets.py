@@ -18,6 +18,7 @@ import zmq
 from zmq.backend import Socket as _Backend
 
 from app.pools.errors import ConfigError, EndpointBusy, NoReply, NotSent
+from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import ASKING, SocketConfig, SocketType
 from app.pools.zmq_pool.endpoints import make_private
 
@@ -72,6 +73,7 @@ class LeanSocket(zmq.Socket[bytes]):
 
     config: SocketConfig
     _trace: list[int]
+    _pid: int
     _spoiled = _MORE_OUT | _MORE_IN | _CHANGED
     """What makes a socket of this type unfit for the next lessee."""
 
@@ -79,7 +81,7 @@ class LeanSocket(zmq.Socket[bytes]):
         super().__init__(context, kind)
         # Into __dict__, because pyzmq's __setattr__ takes attributes for options. The list, because changing
         # an item of it costs a fraction of setting an attribute.
-        self.__dict__.update(config=config, diagnose=str, _trace=[0])
+        self.__dict__.update(config=config, diagnose=str, _trace=[0], _pid=os.getpid())
 
     def __del__(self) -> None:
         # Without pyzmq's warning: whoever loses a lease is warned once, by the lease.
@@ -263,6 +265,9 @@ class LeanSocket(zmq.Socket[bytes]):
         """Close the socket, which the pool would do as well."""
         self._trace[0] |= _CHANGED
         super().close(linger)
+        claim = self.__dict__.pop("_claim", None)
+        if claim is not None and self._pid == os.getpid():
+            claim.release()
 
 
 class RequestSocket(LeanSocket):
@@ -394,8 +399,10 @@ def _connect(socket: LeanSocket, config: SocketConfig) -> None:
 
 def _bind(socket: LeanSocket, config: SocketConfig) -> None:
     path = _ipc_path(config)
-    if path is not None and not path.parent.exists():
-        make_private(path.parent)
+    if path is not None:
+        if not path.parent.exists():
+            make_private(path.parent)
+        socket.__dict__["_claim"] = Claim(path)
     try:
         socket.bind(config.endpoint)
     except zmq.ZMQError as error:

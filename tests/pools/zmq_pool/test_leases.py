@@ -348,3 +348,33 @@ def test_the_last_lessees_subscription_reaches_nobody(pool, free_endpoint):
         eventually(lambda: (pool.publish(publish, b"z"), second.poll(10))[1])
         assert b"z" == second.recv()
     assert first.closed
+
+
+def test_an_endpoint_kept_bound_is_given_up_to_another_configuration(pool, free_endpoint):
+    """A bound endpoint that nobody uses can be bound by another configuration; one in use cannot."""
+    first = SocketConfig(SocketType.REP, free_endpoint, bind=True)
+    second = SocketConfig(SocketType.ROUTER, free_endpoint, bind=True)
+    with pool.socket(first):
+        with pytest.raises(EndpointBusy), pool.socket(second):
+            pass
+    with pool.socket(second) as router:
+        assert zmq.ROUTER == router.type
+
+
+def test_an_ipc_path_is_never_taken_away(tmp_path):
+    """A path that one pool has bound cannot be bound by another; when it is free again, it can."""
+    config = SocketConfig(SocketType.REP, f"ipc://{tmp_path}/agent", bind=True)
+    client = SocketConfig(SocketType.REQ, f"ipc://{tmp_path}/agent")
+    with ZMQPool() as two:
+        with ZMQPool() as one, one.socket(config) as server:
+            with pytest.raises(EndpointBusy), two.socket(config):
+                pass
+            with one.socket(client) as asking:
+                asking.send(b"still mine")
+                assert b"still mine" == server.recv()
+                server.send(b"")
+                asking.recv()
+        for _ in range(20):
+            with two.socket(config) as server, two.socket(client) as asking:
+                asking.send(b"mine now")
+                server.recv()  # and no answer, so that it is bound anew
