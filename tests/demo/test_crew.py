@@ -258,17 +258,16 @@ async def test_everything_is_given_back(tmp_path: Path) -> None:
     assert pools["zmq"]["active_connections"] == 6  # librarian, assistant, monitor, two extractors, scanner
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    users_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The index of a read-only folder is in the user's cache, the same file each time."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = _folder(tmp_path / "folder", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(users_folder / "cache"))
+    folder = _folder(users_folder / "folder", 1)
     folder.chmod(0o500)
     try:
         assert index_file(folder) == index_file(folder)
-        assert index_file(folder).is_relative_to(tmp_path / "cache" / "poolwire")
+        assert index_file(folder).is_relative_to(users_folder / "cache" / "poolwire")
     finally:
         folder.chmod(0o700)
 

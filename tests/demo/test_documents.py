@@ -109,10 +109,9 @@ def test_what_the_system_refuses_to_read_is_unreadable(tmp_path: Path) -> None:
     assert caught.value.detail
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_unreadable(users_folder: Path) -> None:
     """A file that this user may not read is skipped."""
-    (tmp_path / "a.txt").touch(mode=0o000)
+    (users_folder / "a.txt").touch(mode=0o000)
     with pytest.raises(SkipFile) as caught:
-        read_document(tmp_path, "a.txt")
+        read_document(users_folder, "a.txt")
     assert caught.value.reason == Reason.UNREADABLE
