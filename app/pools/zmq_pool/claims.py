@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from pathlib import Path
 
 from app.pools.errors import EndpointBusy
-
-_CLOSES_WITHIN = 1.0
 
 
 class Claim:
@@ -33,10 +30,6 @@ class Claim:
             raise EndpointBusy(f"ipc://{path} is bound already, here or in another process") from None
 
     def release(self) -> None:
-        """Let others bind the path, once libzmq, which closes in the background, has removed it."""
-        # Otherwise it would remove the next owner's.
-        deadline = time.monotonic() + _CLOSES_WITHIN
-        while self._path.exists() and time.monotonic() < deadline:
-            time.sleep(0.0005)
+        """Let others bind the path."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)  # a forked child may have a copy of the descriptor
         os.close(self._lock)
