@@ -320,6 +320,9 @@ class MisbehavingServer:
                 async with asyncio.timeout(self.close_idle):
                     request = await _read_request(reader, number)
                 self.seen.append(request)
+                if request.method == "CONNECT":
+                    await _tunnel(request.target, reader, writer)
+                    break
                 key = request.path + request.query.get("key", "")
                 self._counts[key] += 1
                 handler = _HANDLERS.get(request.path, _echo)
@@ -334,6 +337,26 @@ class MisbehavingServer:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
             self.connected -= 1
+
+
+async def _tunnel(target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Be a proxy: join the connection to another server's until one of them ends."""
+    host, _, port = target.rpartition(":")
+    there, back = await asyncio.open_connection(host, int(port))
+    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+    async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+    try:
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer))
+    finally:
+        back.close()
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await back.wait_closed()
 
 
 async def _read_request(reader: asyncio.StreamReader, connection: int) -> Seen:

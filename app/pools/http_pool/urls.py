@@ -66,7 +66,7 @@ def parse_base(base_url: str) -> Target:
         raise InvalidURL(f"base_url {shown!r} carries credentials; give them as HTTPConfig(auth=(user, password))")
     if url.raw_query_string or url.raw_fragment:
         raise InvalidURL(f"base_url {shown!r} has a query or a fragment; give params= with each request instead")
-    if _DISGUISED_IPV4.search(url.raw_host) and not _IPV4.match(url.raw_host):
+    if ":" not in url.raw_host and _DISGUISED_IPV4.search(url.raw_host) and not _IPV4.match(url.raw_host):
         raise InvalidURL(f"base_url {shown!r} has a number for a host; write an IPv4 address as four decimals")
     _refuse_dot_dot(base_url.split("://", 1)[1])
     return Target(url.scheme, url.raw_host.rstrip("."), port, url.raw_path.rstrip("/"))

@@ -91,6 +91,23 @@ async def test_a_proxy_gets_its_credentials_and_the_origin_does_not(ask: Ask, co
     assert said["headers"]["proxy-authorization"] == "Basic YWxpY2U6cEB3"
 
 
+async def test_https_is_tunnelled_through_a_proxy(ask: Ask, pool: HTTPPool) -> None:
+    """Through a proxy https is verified end to end, its connection is reused, and the proxy sees no request."""
+    with misbehaving_server(tls=True) as server, misbehaving_server() as proxy:
+        config = HTTPConfig(
+            server.url, ca=TLS / "ca.pem", auth="t0ken", proxy=proxy.url.replace("//", "//alice:pw@"), max_retries=0
+        )
+        for _ in range(3):
+            assert (await ask(config, "GET", "/echo")).json()["headers"]["authorization"] == "Bearer t0ken"
+        assert [each.method for each in proxy.seen] == ["CONNECT"]
+        assert proxy.seen[0].headers["proxy-authorization"] == "Basic YWxpY2U6cHc="
+        assert "proxy-authorization" not in server.seen[0].headers
+        with pytest.raises(UntrustedServer):
+            await ask(replace(config, ca=None), "GET", "/echo")
+        with pool.session(config) as session:
+            assert session.get("/echo").ok
+
+
 CANARY = "canary5ecret"
 
 
