@@ -8,7 +8,20 @@ from collections.abc import Callable, Iterator
 
 import zmq
 
+from tests.support.waiting import eventually
+
 Handler = Callable[[list[bytes]], list[bytes] | None]
+
+
+def _bound(server: zmq.Socket[bytes], endpoint: str) -> bool:
+    """Bind, unless another test has the port at this moment."""
+    try:
+        server.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno != zmq.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -20,7 +33,7 @@ def replier(handle: Handler = lambda frames: frames, endpoint: str = "tcp://127.
     context = zmq.Context()
     server = context.socket(zmq.ROUTER)
     server.linger = 0
-    server.bind(endpoint)
+    eventually(lambda: _bound(server, endpoint))
     where = server.last_endpoint.decode()
     stop = threading.Event()
 

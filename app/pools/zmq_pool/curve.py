@@ -133,7 +133,7 @@ class CurveServer:
     """
 
     keys: KeyPair
-    allowed: Path | None = None
+    allowed: Path | str | None = None
 
     def __post_init__(self) -> None:
         if self.allowed is not None:

@@ -84,7 +84,7 @@ class Authenticator:
     def serve(self, server: CurveServer) -> None:
         """Answer for the binds of ``server`` from now on. Raises ``ConfigError`` if its list cannot be read."""
         if server.domain not in self._lists:
-            self._lists[server.domain] = None if server.allowed is None else AllowList(server.allowed)
+            self._lists[server.domain] = None if server.allowed is None else AllowList(Path(server.allowed))
 
     def descriptor(self) -> int | None:
         """Return what to wait for."""
