@@ -37,8 +37,9 @@ _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.
 _PR_SET_PDEATHSIG = 1
 _POLL = 0.005
 
-# Nothing here is worth a wait for the disk: the data is for tests and development.
-_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+_SETTINGS = {"shared_buffers": "64MB"}
+# What ends with the process is not worth a wait for the disk.
+_TEMPORARY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 StopMode = Literal["smart", "fast", "immediate", "kill"]
 
@@ -78,7 +79,7 @@ class EmbeddedPostgres:
             {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         )
         self._programs = _usable_by_nobody(find_programs(programs)) if self._drop else find_programs(programs)
-        self._settings = {**_SETTINGS, **(settings or {})}
+        self._settings = {**_SETTINGS, **(_TEMPORARY_SETTINGS if self._temporary else {}), **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._prepare()
         self.password = self._kept("password", secrets.token_urlsafe(18))
@@ -181,7 +182,10 @@ class EmbeddedPostgres:
     # Making it
 
     def _prepare(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbeddedPostgresError(f"{self.folder} cannot be made a folder of PostgreSQL: {error}") from error
         if self._drop:
             if not _open_to_all(self.folder.parent):
                 raise EmbeddedPostgresError(

@@ -1,9 +1,9 @@
 """What the SQL pool's tests share: a pool, and a database of each kind."""
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
@@ -26,11 +26,15 @@ def sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseConfig:
 
 @pytest.fixture
 def postgres(postgres_server: EmbeddedPostgres) -> DatabaseConfig:
-    """Return a database of the test's own."""
-    name = f"test_{secrets.token_hex(6)}"
-    with SQLPool() as pool:
-        pool.execute_query(postgres_server.config(), f"CREATE DATABASE {name}")
-    return postgres_server.config(name)
+    """Return a database with nothing in it, and nobody else connected."""
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return postgres_server.config()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
