@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import libcst as cst
 
 from app.migration.rewriting import regions
 from app.migration.rewriting.injection import require_import, require_pool
-from app.migration.rewriting.tree import Edits, Refused, Source, assigned, code, names_in, nodes_in
+from app.migration.rewriting.tree import (
+    Edits,
+    Refused,
+    Source,
+    assigned,
+    code,
+    free_name,
+    names_in,
+    nodes_in,
+    statement,
+)
 from app.migration.sites import Site
 
+_LONGEST_ARGUMENTS = 75
 _MODULE = "app.pools.http_pool"
 _ERRORS = "app.pools.errors"
 _VERBS = frozenset({"get", "post", "put", "patch", "delete", "head", "options"})
@@ -46,8 +58,8 @@ def one_shot(source: Source, site: Site) -> cst.Module:
         raise Refused("in a coroutine, which requests blocks: a person makes it asynchronous")
     verb, arguments = _verb_and_arguments(site.library, call)
     _check_response(source, function, call)
-    base, path = split_url(arguments.pop("url"))
     edits = Edits()
+    base, path = _base_and_path(source, edits, function, call, arguments.pop("url"))
     pool = require_pool(source, edits, function, "http_pool")
     require_import(source, edits, _MODULE, "HTTPConfig")
     _extend_handlers(source, edits, call)
@@ -60,7 +72,8 @@ def _request(base: str, verb: str, path: str, arguments: dict[str, cst.BaseExpre
     # As many attempts as before: retries are a decision of the one who knows what may be sent twice.
     parts = [f"HTTPConfig({base}, max_retries=0)", verb, path]
     parts += [f"{name}={code(value)}" for name, value in arguments.items()]
-    return ", ".join(parts)
+    line = ", ".join(parts)
+    return line if len(line) < _LONGEST_ARGUMENTS else "".join(f"\n    {part}," for part in parts) + "\n"
 
 
 def _verb_and_arguments(library: str, call: cst.Call) -> tuple[str, dict[str, cst.BaseExpression]]:
@@ -93,8 +106,48 @@ def _check_arguments(arguments: dict[str, cst.BaseExpression]) -> None:
             raise Refused("a timeout in two parts: the pool's is one for all")
 
 
-def split_url(node: cst.BaseExpression) -> tuple[str, str]:
-    """Return the source of the base URL and of the path below it. Raises ``Refused`` if that cannot be told."""
+def _base_and_path(
+    source: Source, edits: Edits, function: cst.FunctionDef, call: cst.Call, url: cst.BaseExpression
+) -> tuple[str, str]:
+    """Return the source of the base URL and of the path; a URL that only run time knows is split there."""
+    known = split_url(url)
+    if known is not None:
+        return known
+    line = _statement_around(source, call)
+    name = free_name(function, "parts", *(f"parts_{number}" for number in range(2, 30)))
+    require_import(source, edits, "urllib.parse", "urlsplit")
+    split = statement(f"{name} = urlsplit({code(url)})")
+    edits.on(line, lambda updated: _preceded(updated, split))
+    return f'f"{{{name}.scheme}}://{{{name}.netloc}}"', f'{name}._replace(scheme="", netloc="", fragment="").geturl()'
+
+
+def _statement_around(source: Source, call: cst.Call) -> cst.SimpleStatementLine | cst.With:
+    """Return the statement before which something can be said."""
+    parent = source.parent(call)
+    holder = source.parent(parent) if isinstance(parent, cst.WithItem) else None
+    line = holder if isinstance(holder, cst.With) else source.around(call, cst.SimpleStatementLine)
+    conditional = (cst.CompFor, cst.IfExp, cst.BooleanOperation, cst.Lambda, cst.GeneratorExp)
+    inner: cst.CSTNode | None = call
+    while inner is not None and inner is not line:
+        if isinstance(inner, conditional) or isinstance(source.parent(inner), (cst.ListComp, cst.DictComp)):
+            raise Refused("a URL known only at run time, in an expression that may not be evaluated")
+        inner = source.parent(inner)
+    if line is None or inner is not line:
+        raise Refused("a URL known only at run time, in the header of a block")
+    source.block(line)
+    return line
+
+
+def _preceded(line: Any, first: cst.SimpleStatementLine) -> Any:
+    nodes = list(line) if isinstance(line, cst.FlattenSentinel) else [line]
+    lines = nodes[0].leading_lines
+    return cst.FlattenSentinel(
+        [first.with_changes(leading_lines=lines), nodes[0].with_changes(leading_lines=[]), *nodes[1:]]
+    )
+
+
+def split_url(node: cst.BaseExpression) -> tuple[str, str] | None:
+    """Return the source of the base URL and of the path below it, or ``None`` if only run time can tell."""
     if isinstance(node, cst.SimpleString):
         match = _URL.match(str(node.evaluated_value))
         if match is None:
@@ -109,7 +162,7 @@ def split_url(node: cst.BaseExpression) -> tuple[str, str]:
         path = code(node).removeprefix(code(left)).lstrip()[1:].lstrip()
         if isinstance(left, (cst.Name, cst.Attribute)) and path[:2] in ('"/', "'/", 'f"', "f'"):
             return code(left), path
-    raise Refused("the whole URL is known only at run time: name the API's base URL in a configuration")
+    return None
 
 
 def repr_like(node: cst.SimpleString, text: str) -> str:
@@ -118,21 +171,19 @@ def repr_like(node: cst.SimpleString, text: str) -> str:
     return f"{quote}{text}{quote}" if quote not in text and "\\" not in text else repr(text)
 
 
-def _split_formatted(node: cst.FormattedString) -> tuple[str, str]:
+def _split_formatted(node: cst.FormattedString) -> tuple[str, str] | None:
     parts = list(node.parts)
     quote = node.end
     first = parts[0]
     if isinstance(first, cst.FormattedStringExpression):  # f"{self.base}/path"
         rest = "".join(code(part) for part in parts[1:])
-        if rest and rest[0] not in "/?":
-            raise Refused("the URL's host is put together at run time")
-        if first.format_spec is not None or first.conversion is not None:
-            raise Refused("the base URL is formatted")
+        if rest[:1] != "/" or first.format_spec is not None or first.conversion is not None:
+            return None
         return code(first.expression), _literal(rest, quote)
     text = "".join(code(part) for part in parts)
     match = re.match(r"(https?://)", text)
     if match is None:
-        raise Refused("the URL has no scheme")
+        return None
     depth = 0
     for position in range(match.end(), len(text)):
         character = text[position]
@@ -285,7 +336,7 @@ def _rewrite_request(
 ) -> None:
     assert isinstance(call.func, cst.Attribute)
     verb, arguments = _aiohttp_arguments(call.func.attr.value, call)
-    base, path = split_url(arguments.pop("url"))
+    base, path = _base_and_path(source, edits, function, call, arguments.pop("url"))
     if timeout is not None:
         arguments.setdefault("timeout", timeout)
     request = f"await {pool}.request_async({_request(base, verb, path, arguments)})"
@@ -350,9 +401,10 @@ def _rewrite_response(source: Source, edits: Edits, function: cst.FunctionDef, n
             raise Refused(f"the pool's response has no .{used}")
 
 
-def _spliced(block: cst.With, first: cst.BaseStatement | cst.SimpleStatementLine) -> cst.FlattenSentinel[cst.CSTNode]:
-    leading = first.with_changes(leading_lines=block.leading_lines)
-    return cst.FlattenSentinel([leading, *block.body.body])
+def _spliced(block: Any, first: Any) -> cst.FlattenSentinel[Any]:
+    """Return the statements of a ``with`` block behind ``first``, and behind what was put before the block."""
+    *before, with_ = list(block) if isinstance(block, cst.FlattenSentinel) else [block]
+    return cst.FlattenSentinel([*before, first.with_changes(leading_lines=with_.leading_lines), *with_.body.body])
 
 
 def _unwrapped(block: cst.With) -> cst.FlattenSentinel[cst.CSTNode]:

@@ -17,7 +17,7 @@ _CONTAINERS = "app.containers"
 def require_pool(source: Source, edits: Edits, function: cst.FunctionDef, pool: str) -> str:
     """Have ``pool`` injected for ``function`` and return the expression by which it is reached there.
 
-    A method reaches it through an attribute that ``__init__`` sets; a plain function gets a parameter.
+    A plain function gets a parameter, and so does ``__init__``, which keeps it in an attribute for the other methods.
     """
     owner = source.owner(function)
     decorators = {dotted(_name(decorator)) for decorator in function.decorators}

@@ -14,7 +14,8 @@ from app.migration.rewriting.tree import Edits, Refused, Source, mentions, metho
 class Region:
     """A local name, the block in which it is opened, and the statements from there to where it is closed.
 
-    ``start`` is the index of the statement that opens it; ``end`` the index behind the last one that needs it.
+    ``start`` is the index of the statement that opens it, -1 if the block's header does; ``end`` the index behind the
+    last one that needs it.
     """
 
     name: str
@@ -49,8 +50,20 @@ def find(source: Source, line: cst.SimpleStatementLine, name: str) -> Region:
     return region
 
 
+def of_block(source: Source, function: cst.FunctionDef, with_: cst.With, name: str) -> Region:
+    """Return the body of a ``with`` block as the region of the name it binds. Raises ``Refused`` like ``find``."""
+    assert isinstance(with_.body, cst.IndentedBlock)
+    _check_bindings(function, name)
+    region = Region(name, function, with_.body, -1, len(with_.body.body))
+    inside = sum(1 for each in region.body for found in names_in(each) if found.value == name)
+    everywhere = sum(1 for found in names_in(function.body) if found.value == name)
+    if everywhere - inside - 1 != len(_harmless(source, function, region)):
+        raise Refused(f"`{name}` is also used outside the block that opens it")
+    return region
+
+
 def _check_bindings(function: cst.FunctionDef, name: str) -> None:
-    targets = [target for target in nodes_in(function.body, cst.AssignTarget) if mentions(target, name)]
+    targets = [target for target in nodes_in(function.body, cst.AssignTarget) if name in _bound_by(target.target)]
     real = [target for target in targets if not _is_none(function, target)]
     if len(real) > 1:
         raise Refused(f"`{name}` is assigned more than once")
@@ -63,6 +76,14 @@ def _check_bindings(function: cst.FunctionDef, name: str) -> None:
     ]
     if any(item.name.value == name for scope in scopes for item in scope.names):
         raise Refused(f"`{name}` is not local")
+
+
+def _bound_by(target: cst.BaseExpression) -> set[str]:
+    if isinstance(target, cst.Name):
+        return {target.value}
+    if isinstance(target, (cst.Tuple, cst.List)):
+        return {name for element in target.elements for name in _bound_by(element.value)}
+    return set()
 
 
 def _is_none(function: cst.FunctionDef, target: cst.AssignTarget) -> bool:
@@ -113,7 +134,7 @@ def _harmless(source: Source, function: cst.FunctionDef, region: Region) -> list
     names: list[cst.Name] = []
     inside = {id(found) for each in region.body for found in names_in(each)}
     for line in nodes_in(function.body, cst.SimpleStatementLine):
-        if line is region.block.body[region.start]:
+        if region.start >= 0 and line is region.block.body[region.start]:
             continue
         call = method_call(line)
         closes = call is not None and call[0] == region.name and call[1] in _CLOSES

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import libcst as cst
 
 from app.migration.rewriting import regions
@@ -25,6 +28,7 @@ _USES = frozenset(
     {"execute", "executemany", "cursor", "commit", "rollback", "close", "total_changes", "in_transaction"}
 )
 _EXECUTES = ("execute", "executemany")
+_QUOTES = re.compile(r"^\(?\s*[rRfFbBuU]{0,2}(?:\"\"\"|'''|\"|')\s*")
 _WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
 
 
@@ -38,9 +42,9 @@ def sqlite_call(source: Source, site: Site) -> cst.Module:
     if site.library != "sqlite3.connect":
         raise Refused(f"{site.library}: a person decides how it maps to a pool")
     config = _config(call)
-    managed = source.parent(call)
-    if isinstance(managed, cst.WithItem) or _is_closing(managed, source):
-        raise Refused("a with block over the connection: its commit needs a person's eye")
+    managed = _managed(source, call)
+    if managed is not None:
+        return _with_block(source, function, config, *managed)
     line, _ = source.statement(call)
     target = assigned(line)
     if target is None or target[1] is not call or "." in target[0]:
@@ -51,7 +55,7 @@ def sqlite_call(source: Source, site: Site) -> cst.Module:
     edits = Edits()
     pool = require_pool(source, edits, function, "sql_pool")
     require_import(source, edits, "app.pools.sql_pool", "get_sqlite_config")
-    lease = free_name(function, "lease", "sql_lease", f"{region.name}_lease")
+    lease = free_name(function, "lease", *(f"lease_{number}" for number in range(2, 30)))
     regions.drop_closings(edits, region)
     regions.wrap(
         edits,
@@ -62,9 +66,50 @@ def sqlite_call(source: Source, site: Site) -> cst.Module:
     return source.module.visit(edits)
 
 
-def _is_closing(node: cst.CSTNode | None, source: Source) -> bool:
-    call = source.parent(node) if isinstance(node, cst.Arg) else None
-    return isinstance(call, cst.Call) and dotted(call.func).rpartition(".")[2] == "closing"
+def _managed(source: Source, call: cst.Call) -> tuple[cst.WithItem, bool] | None:
+    """Return the ``with`` item over a connection, and whether it closes it rather than ends its transaction."""
+    parent = source.parent(call)
+    if isinstance(parent, cst.WithItem):
+        return parent, False
+    around = source.parent(parent) if isinstance(parent, cst.Arg) else None
+    if isinstance(around, cst.Call) and dotted(around.func).rpartition(".")[2] == "closing":
+        item = source.parent(around)
+        if isinstance(item, cst.WithItem):
+            return item, True
+    return None
+
+
+def _with_block(source: Source, function: cst.FunctionDef, config: str, item: cst.WithItem, closes: bool) -> cst.Module:
+    """``with sqlite3.connect(path) as conn``: a transaction; with ``closing``: a connection."""
+    with_ = source.parent(item)
+    if not isinstance(with_, cst.With) or len(with_.items) != 1 or not isinstance(with_.body, cst.IndentedBlock):
+        raise Refused("a with block over several things")
+    if item.asname is None or not isinstance(item.asname.name, cst.Name):
+        raise Refused("the connection has no name")
+    region = regions.of_block(source, function, with_, item.asname.name.value)
+    regions.check_uses(region, _use, source)
+    _check_personal(region, transaction=not closes)
+    edits = Edits()
+    pool = require_pool(source, edits, function, "sql_pool")
+    require_import(source, edits, "app.pools.sql_pool", "get_sqlite_config")
+    lease = free_name(function, "lease", *(f"lease_{number}" for number in range(2, 30)))
+    regions.drop_closings(edits, region)
+    kind = "connection" if closes or _only_reads(region) else "transaction"
+    header = f"{pool}.{kind}(get_sqlite_config({config}))"
+    named = cst.AsName(
+        cst.Name(lease),
+        whitespace_before_as=cst.SimpleWhitespace(" "),
+        whitespace_after_as=cst.SimpleWhitespace(" "),
+    )
+    edits.replace(item, cst.WithItem(item=cst.parse_expression(header), asname=named))
+    first = cst.parse_statement(f"{region.name} = {lease}.connection.driver_connection")
+    edits.on(with_.body, lambda block: block.with_changes(body=[first, *block.body]))
+    return source.module.visit(edits)
+
+
+def _only_reads(region: regions.Region) -> bool:
+    texts = [text for statement in region.body for text in _statements(statement)]
+    return bool(texts) and all(text.startswith("SELECT") for text in texts)
 
 
 def _config(call: cst.Call) -> str:
@@ -96,21 +141,25 @@ def _use(name: str, node: cst.CSTNode) -> str | None:
     return None if name in _USES else f"the connection's {name} is used"
 
 
-def _check_personal(region: regions.Region) -> None:
+def _statements(node: cst.CSTNode) -> Iterator[str]:
+    """Yield the beginning of each SQL statement executed in ``node``, in capitals."""
+    for call in nodes_in(node, cst.Call):
+        if isinstance(call.func, cst.Attribute) and call.func.attr.value in _EXECUTES and call.args:
+            yield _QUOTES.sub("", code(call.args[0].value)).upper()
+
+
+def _check_personal(region: regions.Region, *, transaction: bool = False) -> None:
     writes = 0
-    for statement in region.block.body[region.start :]:
+    for statement in region.block.body[max(0, region.start) :]:
         for attribute in nodes_in(statement, cst.Attribute):
             reason = _PERSONAL.get(attribute.attr.value)
             if reason is not None:
                 raise Refused(reason)
     for statement in region.body:
-        for call in nodes_in(statement, cst.Call):
-            if isinstance(call.func, cst.Attribute) and call.func.attr.value in _EXECUTES and call.args:
-                text = code(call.args[0].value).lstrip("rRfFbBuU\"' \n\t").upper()
-                writes += text.startswith(_WRITES)
+        writes += sum(1 for text in _statements(statement) if text.startswith(_WRITES))
         for given in nodes_in(statement, cst.Return):
             _check_returned(given.value, region.name)
-    if writes > 1:
+    if writes > 1 and not transaction:
         raise Refused("several writes form one transaction: a person decides where it begins and ends")
 
 

@@ -49,8 +49,8 @@ class Edits(cst.CSTTransformer):
         """Return a box that holds ``node`` as it is when its block is changed."""
         box = Box()
 
-        def note(updated: cst.CSTNode) -> cst.CSTNode:
-            box.node = updated
+        def note(updated: Any) -> Any:
+            box.node = updated if isinstance(updated, cst.CSTNode) else next(iter(updated), None)
             return updated
 
         self.on(node, note)
@@ -60,7 +60,7 @@ class Edits(cst.CSTTransformer):
         """Apply the changes of a node."""
         result = updated_node
         for change in self._changes.get(id(original_node), ()):
-            if not isinstance(result, cst.CSTNode):
+            if isinstance(result, cst.RemovalSentinel):
                 break
             result = change(result)
         return result

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from app.migration.rewriting import regions
-from app.migration.rewriting.injection import find_init, require_import, require_pool, self_name
+from app.migration.rewriting.injection import require_import, require_pool, self_name
 from app.migration.rewriting.regions import Region
 from app.migration.rewriting.tree import (
     Edits,
@@ -40,13 +40,13 @@ _ENDS_CONTEXT = frozenset({"term", "destroy"})
 
 
 def own_context(source: Source, site: Site) -> cst.Module:
-    """``self.context = zmq.Context()`` in ``__init__``: the injected pool's context instead, never terminated."""
+    """``self.context = zmq.Context()``: the injected pool's context instead, which nobody here terminates."""
     call = source.call(site)
     function = source.function(call)
     owner = source.owner(function)
     _check_synchronous(source, call)
-    if owner is None or find_init(owner) is not function:
-        raise Refused("a context made outside __init__: a person decides who may share it")
+    if owner is None:
+        raise Refused("a context of a function: a person decides who may share it")
     line, _ = source.statement(call)
     target = assigned(line)
     if target is None or target[1] is not call:
@@ -58,7 +58,7 @@ def own_context(source: Source, site: Site) -> cst.Module:
     edits = Edits()
     _drop_termination(source, edits, owner, name.rpartition(".")[2], site)
     pool = require_pool(source, edits, function, "zmq_pool")
-    edits.replace(call, cst.Attribute(value=cst.Name(pool.rpartition(".")[2]), attr=cst.Name("context")))
+    edits.replace(call, cst.parse_expression(f"{pool}.context"))
     return source.module.visit(edits)
 
 
