@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-from asyncio import isfuture
+from asyncio import iscoroutine, isfuture
 from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
@@ -64,7 +64,7 @@ def compile_wrapper(function: Callable[..., Any], record: Any) -> Callable[..., 
         "_inject_enterable": _ENTERABLE[is_async],
         "_inject_leave": _leave,
         "_inject_leave_async": _leave_async,
-        "_inject_isfuture": isfuture,
+        "_inject_is_pending": is_pending,
         "_inject_Lease": Lease,
         "_inject_LeaseProvider": LeaseProvider,
     }
@@ -154,7 +154,11 @@ class _Text:
         """Call the provider, and wait for what an asynchronous one gives."""
         lines = [f"{name} = _inject_provider()"]
         if self.is_async:
-            lines += [f"if _inject_isfuture({name}):", f"    {name} = await {name}"]
+            # Few values can be awaited at all, and asking that first is cheap.
+            lines += [
+                f"if hasattr(type({name}), '__await__') and _inject_is_pending({name}):",
+                f"    {name} = await {name}",
+            ]
         return lines
 
 
@@ -243,6 +247,11 @@ def _function(header: str, body: list[str]) -> str:
 
 
 # What the compiled text calls
+
+
+def is_pending(value: Any) -> bool:
+    """Whether ``value`` is what an asynchronous provider gives: a future or a coroutine."""
+    return isfuture(value) or iscoroutine(value)
 
 
 class _Both:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from asyncio import isfuture
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
 
 from dependency_injector import wiring
 
-from app.containers.compiled import compile_wrapper
+from app.containers.compiled import compile_wrapper, is_pending
 from app.containers.errors import LeaseKindError, NotWiredError
 from app.containers.lease import Lease
 
@@ -152,7 +151,7 @@ class _Call:
                 else:
                     kwargs[name] = stack.enter_context(manager)
             else:
-                kwargs[name] = await value if isfuture(value) else value
+                kwargs[name] = await value if is_pending(value) else value
 
     async def close_resources_async(self) -> None:
         """Do what ``close_resources`` does, waiting for asynchronous resources."""
