@@ -317,7 +317,7 @@ def asynchronous(scale: int) -> Iterator[Figure]:
                 await pool.request_async(config, BODY)
 
             contenders = {"hot": tasks(at_once, by_hand), "ours": tasks(at_once, multiplexed)}
-            runs = interleave(contenders, rounds=7, count=max(at_once, 400) * scale)
+            runs = interleave(contenders, rounds=7, count=max(4 * at_once, 400) * scale)
             label = f"request_async vs hot zmq.asyncio REQ per task, {at_once} in flight"
             yield Figure(label, ratio(runs, "hot", "ours"), target)
 

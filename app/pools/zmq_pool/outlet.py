@@ -30,6 +30,7 @@ _set: Any = _Backend.set
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _PATIENCE_MS = 5
+_TURN = 0.05
 
 Frames = tuple[bytes, ...]
 
@@ -47,6 +48,7 @@ class Outlet:
         self.config = config
         self._open_socket = open_socket
         self._attendant = attendant
+        self._backlog = config.backlog
         self._queue: deque[Frames] = deque()
         self._lock = threading.Lock()
         self._room = threading.Event()
@@ -71,7 +73,7 @@ class Outlet:
             if frame.__class__ is not bytes:  # refused here, for another thread may be the one that sends it
                 raise TypeError(f"a frame must be bytes, not {type(frame).__name__}")
         queue = self._queue
-        if len(queue) >= self.config.backlog:
+        if len(queue) >= self._backlog:
             self._wait_for_room()
         queue.append(frames)
         lock = self._lock
@@ -127,11 +129,20 @@ class Outlet:
     def _wait_for_room(self) -> None:
         """Block until the queue has room: the back-pressure that keeps a fast sender from filling the memory."""
         deadline = time.monotonic() + self.config.send_timeout
-        while len(self._queue) >= self.config.backlog:
-            self._attendant.nudge(self)
+        while len(self._queue) >= self._backlog:
             if self._closed:
                 raise PoolClosed("zmq")
-            if time.monotonic() >= deadline:
+            # Whoever has the lock is sending; after that it is this thread's turn to make room.
+            if self._lock.acquire(timeout=max(0.0, min(_TURN, deadline - time.monotonic()))):
+                try:
+                    if self._drain():
+                        return
+                finally:
+                    self._lock.release()
+                self._attendant.nudge(self)
+                self._room.clear()
+                self._room.wait(_TURN)
+            if time.monotonic() >= deadline and len(self._queue) >= self._backlog:
                 if self.config.socket_type is SocketType.PUB:
                     self._overrun()
                     return
@@ -140,8 +151,6 @@ class Outlet:
                     f"{self.config.label}: {len(self._queue)} messages are queued and none could be sent for "
                     f"{self.config.send_timeout:g} s. This one was not queued; sending it again is safe"
                 )
-            self._room.wait(min(0.1, max(0.0, deadline - time.monotonic())))
-            self._room.clear()
 
     def _overrun(self) -> None:
         """Send all that is queued past the subscribers that are too slow: they miss it, the others do not."""

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.leases import Lease
 from app.pools.zmq_pool.multiplexer import Multiplexer
-from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.outlet import Frames, Outlet
 from app.pools.zmq_pool.pipeline import pipeline
 from app.pools.zmq_pool.sockets import open_dealer
 
@@ -59,6 +59,8 @@ class ZMQPool(ManagedPool):
         super().__init__(sweep_interval=self.settings.health_check_interval)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._desks: dict[SocketConfig, Desk] = {}
+        self._publish: dict[SocketConfig, Callable[[Frames], None]] = {}
+        self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
         # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
         self._multiplexers: dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexer]] = {}
         self._budget = Budget(self.settings.max_total_connections)
@@ -224,7 +226,11 @@ class ZMQPool(ManagedPool):
         there, at most ``config.subscriber_wait`` seconds, messages are kept; after that PUB drops what nobody
         has subscribed to.
         """
-        self._outlet(config, SocketType.PUB).send(frames)
+        try:
+            send = self._publish[config]
+        except KeyError:
+            send = self._publish[config] = self._outlet(config, SocketType.PUB).send
+        send(frames)
 
     def push(self, config: SocketConfig, *frames: bytes) -> None:
         """Push a message to one of the peers through the configuration's one PUSH, like ``publish``.
@@ -234,7 +240,11 @@ class ZMQPool(ManagedPool):
         Raises:
             NotSent: the queue stayed full for ``config.send_timeout`` seconds.
         """
-        self._outlet(config, SocketType.PUSH).send(frames)
+        try:
+            send = self._push[config]
+        except KeyError:
+            send = self._push[config] = self._outlet(config, SocketType.PUSH).send
+        send(frames)
 
     def _outlet(self, config: SocketConfig, kind: SocketType) -> Outlet:
         _expect(config, kind)
@@ -305,7 +315,7 @@ class ZMQPool(ManagedPool):
 
     def _drain(self, deadline: float) -> list[str]:
         with self._lock:
-            desks, self._desks = self._desks, {}
+            desks, self._desks, self._publish, self._push = self._desks, {}, {}, {}
             multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
             self._multiplexers = {}
         holders = [holder for desk in desks.values() for holder in desk.drain(deadline)]
@@ -335,7 +345,7 @@ class ZMQPool(ManagedPool):
         for desk in self._desks.values():
             desk.forget_after_fork()
         forks.bury(self._desks, self._multiplexers)
-        self._desks = {}
+        self._desks, self._publish, self._push = {}, {}, {}
         self._multiplexers = {}
         self._context = None
         self._budget = Budget(self.settings.max_total_connections)
