@@ -62,8 +62,8 @@ def _table() -> dict[str, Constructor]:
     def put(constructor: Constructor, module: str, names: str) -> None:
         table.update({f"{module}.{name}": constructor for name in names.split()})
 
-    put(_CONTEXT, "zmq", "Context Context.instance Context.shadow Context.shadow_pyczmq")
-    put(_SOCKET, "zmq", "Context().socket Socket Socket.shadow")
+    put(_CONTEXT, "zmq", "Context Context.instance")
+    put(_SOCKET, "zmq", "Context().socket Socket")
 
     put(_SQL_WITH_KEEPS_OPEN, "sqlite3", "connect Connection")
     put(_SQL, "aiosqlite", "connect")

@@ -480,8 +480,8 @@ class Reader:
         callee = symbols_of(function, frame.scope)
         if not callee and terminal == "socket":
             callee = ["?.socket"]  # of something unknown: its argument may tell
-        if not self._may_open(terminal, callee):
-            return
+        if not self._may_open(terminal, callee) or any(keyword.arg == "shadow" for keyword in node.keywords):
+            return  # a shadow wraps what is open already
         arguments = node.args
         first = arguments[0] if arguments and not deferred else None
         for keyword in node.keywords:
