@@ -17,8 +17,8 @@ from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTime
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Parameters, Statement, Style, prepare
-from app.pools.sql_pool.sync_side import Counted, Retry, SyncSide
+from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
+from app.pools.sql_pool.sync_side import Retry, SyncSide
 from app.pools.sql_pool.unfinished import report_unfinished
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class NativeSide(AsyncSide):
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
         statement = prepare(sql, self.driver.style)
-        counted = Counted(map(statement.bind, rows))
+        counted = Bound(statement, rows)
         await self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout)
         return counted.count
 
@@ -159,7 +159,7 @@ class NativeSide(AsyncSide):
         self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
     ) -> int:
         """See ``AsyncSide``."""
-        counted = Counted(rows)
+        counted = Bound(None, rows)
         await self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout)
         return counted.count
 

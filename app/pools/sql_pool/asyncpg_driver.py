@@ -17,7 +17,7 @@ from app.pools.errors import MissingDriver
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
-from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.probe import probe
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style
 
@@ -29,19 +29,6 @@ except ImportError as error:
 # Wrong password, unknown role, unknown database, no right to connect.
 _PERMANENT_STATES = frozenset({"28P01", "28000", "3D000", "42501"})
 _ENDED_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
-
-
-class _TaskProbe(Probe):
-    """A probe that knows whether the event loop has closed the socket, whose number may be another's by now."""
-
-    __slots__ = ("_is_closed",)
-
-    def __init__(self, raw: Any) -> None:
-        super().__init__(raw._transport.get_extra_info("socket").fileno())
-        self._is_closed = raw.is_closed
-
-    def readable(self) -> bool:
-        return self._is_closed() or super().readable()
 
 
 class AsyncpgDriver:
@@ -101,7 +88,10 @@ class AsyncpgDriver:
 
     def adopt(self, record: Record) -> None:
         """Probe the connection's socket."""
-        record.probe = _TaskProbe(record.raw)
+        polled = probe(record.raw._transport.get_extra_info("socket").fileno())
+        is_closed = record.raw.is_closed
+        # When the event loop has closed the socket, its number may be another's by now.
+        record.readable = lambda: is_closed() or polled()
 
     def lend(self, record: Record) -> None:
         """Do nothing: SQLAlchemy begins transactions by itself."""

@@ -18,7 +18,6 @@ from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.waiters import Permit, Waiter
 from app.pools.errors import ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolClosed, PoolTimeout
-from app.pools.sql_pool.probe import Probe
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +31,25 @@ _HELPERS = 4
 class Record(_ConnectionRecord):
     """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
 
-    __slots__ = ("cursor", "entry", "probe", "raw")
+    __slots__ = ("cursor", "entry", "raw", "readable")
 
     entry: Entry[Record]
     raw: Any
     """The driver's own connection."""
     cursor: Any
     """The driver's cursor that ``execute_query`` uses again and again."""
-    probe: Probe | None
+    readable: Callable[[], object]
+    """Says, truthy or not, whether the server has sent something unasked, which an idle connection does not expect."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
         self.raw = self.driver_connection
         self.cursor = None
-        self.probe = None
+        self.readable = _never
+
+
+def _never() -> bool:
+    return False
 
 
 class FailedAttempt(DatabaseUnavailable):
@@ -122,13 +126,12 @@ class ConnectionBucket(Bucket[Record]):
 
     def _works(self, entry: Entry[Record], now: float) -> bool:
         record = entry.resource
-        probe = record.probe
-        assert probe is not None
-        if not probe.readable() and now - entry.idle_since < PING_AFTER and entry.idle_since > self._suspect_until:
+        readable = record.readable
+        if not readable() and now - entry.idle_since < PING_AFTER and entry.idle_since > self._suspect_until:
             return True
         if self._ping is not None:
             return self._ping(record)
-        return not probe.readable()  # a task asks it afterwards, for here it would block the event loop
+        return not readable()  # a task asks it afterwards, for here it would block the event loop
 
     async def checkout_async(self, timeout: float | None = None) -> Entry[Record]:
         """Return an entry for the caller's exclusive use; one that is suspect is asked first."""

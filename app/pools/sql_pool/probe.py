@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import select
+from collections.abc import Callable
+from functools import partial
 
 # PyDLL keeps the interpreter's lock: a poll with timeout 0 takes a third of a microsecond, less than giving the
 # lock away and getting it back, as select.poll does.
@@ -14,22 +16,17 @@ class _PollFD(ctypes.Structure):
     _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
 
-class Probe:
-    """Looks at the socket of an idle connection.
+def probe(descriptor: int) -> Callable[[], object]:
+    """Return what looks at the socket of an idle connection.
 
     An idle database connection has nothing to read. If there is something, the server has closed it, or has
     sent a notice; only then the connection is worth a question.
 
     Args:
         descriptor: the socket's file descriptor; whoever closes the socket drops the probe.
+
+    Returns:
+        what says, truthy or not, whether there is something to read, an end or an error included.
     """
-
-    __slots__ = ("_poll_fd", "_reference")
-
-    def __init__(self, descriptor: int) -> None:
-        self._poll_fd = _PollFD(descriptor, select.POLLIN, 0)
-        self._reference = ctypes.byref(self._poll_fd)
-
-    def readable(self) -> bool:
-        """Say whether there is something to read, an end or an error included."""
-        return bool(_libc_poll(self._reference, 1, 0))
+    watched = _PollFD(descriptor, select.POLLIN, 0)
+    return partial(_libc_poll, ctypes.byref(watched), 1, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -80,6 +80,34 @@ class Statement(NamedTuple):
         if isinstance(params, str | bytes):
             raise TypeError(f"parameters are a sequence or a mapping; for one value write ({params!r},)")
         return params
+
+
+class Bound:
+    """The parameter sets of one statement as a driver wants them, counted as they are taken.
+
+    Args:
+        statement: what they are for, or ``None`` for rows that are passed on as they are.
+        rows: any iterable.
+    """
+
+    def __init__(self, statement: Statement | None, rows: Iterable[Any]) -> None:
+        self._statement = statement
+        self._rows = rows
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        statement = self._statement
+        binding = statement is not None and bool(statement.names)
+        count = 0
+        try:
+            for row in self._rows:
+                count += 1
+                if binding or row.__class__ is not tuple:
+                    yield row if statement is None else statement.bind(row)
+                else:
+                    yield row
+        finally:
+            self.count = count
 
 
 @lru_cache(maxsize=4096)

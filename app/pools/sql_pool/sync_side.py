@@ -15,7 +15,7 @@ from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTime
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Parameters, Statement, Style, prepare
+from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
 from app.pools.sql_pool.unfinished import report_unfinished
 from app.pools.sql_pool.watchdog import Watch
 
@@ -128,7 +128,7 @@ class SyncSide:
     def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
         statement = prepare(sql, self.driver.style)
-        counted = Counted(map(statement.bind, rows))
+        counted = Bound(statement, rows)
         self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout)
         return counted.count
 
@@ -136,7 +136,7 @@ class SyncSide:
         self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
-        counted = Counted(rows)
+        counted = Bound(None, rows)
         self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout)
         return counted.count
 
@@ -228,16 +228,3 @@ class SyncSide:
     def close(self) -> None:
         """Close what is not in the bucket."""
         self.driver.dispose()
-
-
-class Counted:
-    """An iterable that knows how many items were taken from it."""
-
-    def __init__(self, items: Iterable[Any]) -> None:
-        self._items = items
-        self.count = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._items:
-            self.count += 1
-            yield item
