@@ -203,7 +203,7 @@ class _Instant:
             return BODY
 
         self._answer = SimpleNamespace(
-            status=200, headers=headers, content_length=len(BODY), read=read, close=lambda: None
+            status=200, headers=headers, content_length=len(BODY), connection=None, read=read, close=lambda: None
         )
 
     async def request(self, *args: object, **options: object) -> SimpleNamespace:

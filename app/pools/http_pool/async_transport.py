@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import socket
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -51,12 +52,18 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _LoopSession:
-    """A session and the guard that closes it when its loop ends."""
+    """A session and the guard that closes it when its loop ends.
 
-    __slots__ = ("guard", "session")
+    Args:
+        session: the session.
+        forget: called when it is closed.
+    """
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    __slots__ = ("_forget", "guard", "session")
+
+    def __init__(self, session: aiohttp.ClientSession, forget: Callable[[], object]) -> None:
         self.session = session
+        self._forget = forget
         self.guard = self._close_at_the_end()
 
     async def _close_at_the_end(self) -> AsyncGenerator[None, None]:
@@ -65,6 +72,7 @@ class _LoopSession:
         try:
             yield
         finally:
+            self._forget()
             await self.session.close()
 
 
@@ -125,7 +133,7 @@ class AsyncTransport:
             return describe(error, sent=not isinstance(error, _NOT_SENT))
         finally:
             if answer is not None:
-                answer.close()  # a connection whose answer was read to its end is back already
+                _finish_with(answer)
             self.slots.give_back(entry)
         return Reply(answer.status, answer.headers, answer.headers.items(), content)
 
@@ -154,7 +162,8 @@ class AsyncTransport:
         held = self._sessions.get(loop)
         if held is None or held.session.closed:
             # No await between the look-up and here, and each loop has one thread: nobody makes a second one.
-            held = self._sessions[loop] = _LoopSession(self._make_session())
+            forget = functools.partial(self._sessions.pop, loop, None)
+            held = self._sessions[loop] = _LoopSession(self._make_session(), forget)
             await anext(held.guard)
         return held.session
 
@@ -189,16 +198,30 @@ class AsyncTransport:
             self._abandon(loop)
 
     def close(self, deadline: float) -> None:
-        """Close every session on its own loop, waiting until ``deadline`` (monotonic) for those in other threads."""
+        """Close every session on its own loop.
+
+        Args:
+            deadline: until when to wait for the loops of other threads, in monotonic seconds. A loop that does not
+                run now closes its session when it runs again, or ends.
+        """
         closing = []
         for loop in list(self._sessions):
-            held = self._sessions.pop(loop)
-            future = _close_on(loop, held)
-            if future is not None:
+            held = self._sessions.pop(loop, None)
+            if held is not None and (future := _close_on(loop, held)) is not None:
                 closing.append(future)
         for future in closing:
             with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
                 future.result(max(0.0, deadline - time.monotonic()))
+
+    def close_idle_loops(self) -> None:
+        """Run the loops that nobody runs, only to close their sessions: for a pool that stops for good."""
+        if _running_loop() is not None:
+            return
+        for loop in [loop for loop in list(self._sessions) if not loop.is_running() and not loop.is_closed()]:
+            held = self._sessions.pop(loop, None)
+            if held is not None:
+                with contextlib.suppress(RuntimeError):  # it began to run in another thread at this moment
+                    loop.run_until_complete(_finish(held))
 
     def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
         held = self._sessions.pop(loop, None)
@@ -267,8 +290,17 @@ class AsyncBody:
         entry, self._entry = self._entry, None
         if entry is None:
             return
-        self.answer.close()  # after the end of the body the connection is back already, and this does nothing
+        _finish_with(self.answer)
         self._slots.give_back(entry)
+
+
+def _finish_with(answer: aiohttp.ClientResponse) -> None:
+    """Close the connection, unless the answer was read to its end: then it is back already."""
+    connection = answer.connection
+    if connection is not None and connection.transport is not None:
+        # Not closed politely: a TLS connection would wait for the server's farewell, and its loop may end before.
+        connection.transport.abort()
+    answer.close()
 
 
 async def _read_all(answer: aiohttp.ClientResponse, call: Call) -> bytes:
@@ -296,26 +328,27 @@ def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
 
 
 def _close_on(loop: asyncio.AbstractEventLoop, held: _LoopSession) -> concurrent.futures.Future[None] | None:
-    """Close a session on its loop. Returns a future if that happens in another thread."""
+    """Have a session closed on its loop. Returns a future if another thread does it now."""
     if loop.is_closed():
         held.session.detach()
-        return None
-    if loop is _running_loop():
-        _tasks.add(task := loop.create_task(_finish(held)))
-        task.add_done_callback(_tasks.discard)
-        return None
-    if loop.is_running():
+    elif loop.is_running() and loop is not _running_loop():
         return asyncio.run_coroutine_threadsafe(_finish(held), loop)
-    if _running_loop() is None:
-        with contextlib.suppress(RuntimeError):  # it began to run in another thread at this moment
-            loop.run_until_complete(_finish(held))
+    else:
+        with contextlib.suppress(RuntimeError):  # closed at this moment
+            loop.call_soon_threadsafe(_finish_soon, loop, held)
     return None
+
+
+def _finish_soon(loop: asyncio.AbstractEventLoop, held: _LoopSession) -> None:
+    _tasks.add(task := loop.create_task(_finish(held)))
+    task.add_done_callback(_tasks.discard)
 
 
 async def _finish(held: _LoopSession) -> None:
     await held.guard.aclose()
 
 
+# A loop holds its tasks weakly.
 _tasks: set[asyncio.Task[None]] = set()
 
 

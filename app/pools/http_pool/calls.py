@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from app.pools.errors import DeadlineExceeded, HTTPUnavailable, ResponseTooLarge, TooManyRedirects
 from app.pools.http_pool.bodies import Data, encode_body, replayable
-from app.pools.http_pool.config import DEFAULT_HEADERS, HTTPConfig, authorization
+from app.pools.http_pool.config import HTTPConfig, authorization, beyond_default
 from app.pools.http_pool.redirects import REDIRECTS, follow, harmless, stranger, without_body
 from app.pools.http_pool.response import HeaderPairs, HTTPResponse, header
 from app.pools.http_pool.retries import (
     IDEMPOTENT_METHODS,
+    RETRIED_STATUSES,
     parse_retry_after,
     pause_before_retry,
     repeatable_status,
@@ -152,8 +153,9 @@ class Call:
 
     @property
     def own_headers(self) -> dict[str, str] | None:
-        """The headers that differ from those which every request has."""
-        return {name: value for name, value in self.headers.items() if DEFAULT_HEADERS.get(name) != value} or None
+        """The headers that not every request has."""
+        headers = self.headers
+        return self.config.own_headers if headers is self.config.base_headers else beyond_default(headers)
 
     # Time
 
@@ -228,8 +230,9 @@ class Call:
             InvalidURL: it redirects to what is no http(s) URL.
         """
         status = answer.status
-        if status < 300:
+        if status not in RETRIED_STATUSES:
             self.account.origin.budget.refund()
+        if status < 300:
             return None
         if status in REDIRECTS:
             location = answer.headers.get("Location")

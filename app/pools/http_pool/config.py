@@ -102,6 +102,8 @@ class HTTPConfig:
     """The origin of ``base_url``."""
     base_headers: dict[str, str] = field(init=False)
     """What is sent with every request, credentials that are known beforehand included. Not to be changed."""
+    own_headers: dict[str, str] | None = field(init=False)
+    """Those of ``base_headers`` that other configurations do not send. Not to be changed."""
     _key: tuple[Any, ...] = field(init=False)
     _hash: int = field(init=False)
 
@@ -116,6 +118,7 @@ class HTTPConfig:
         put(self, "cert", self.cert_files)
         self._check()
         put(self, "base_headers", _base_headers(self.headers, self.auth))
+        put(self, "own_headers", beyond_default(self.base_headers))
         # Every field a caller can give, so that none is forgotten when one is added.
         values = [getattr(self, each.name) for each in fields(self) if each.init]
         put(self, "_key", tuple(tuple(sorted(v.items())) if isinstance(v, Mapping) else v for v in values))
@@ -196,6 +199,11 @@ def _base_headers(headers: Mapping[str, str], auth: Auth) -> dict[str, str]:
         merged["Authorization"] = f"Basic {base64.b64encode(f'{user}:{secret}'.encode()).decode()}"
     merged.update(headers)
     return merged
+
+
+def beyond_default(headers: Mapping[str, str]) -> dict[str, str] | None:
+    """Return those of ``headers`` that not every request has."""
+    return {name: value for name, value in headers.items() if DEFAULT_HEADERS.get(name) != value} or None
 
 
 def authorization(token: str) -> str:

@@ -85,6 +85,7 @@ class Transport:
         holders = []
         for bucket in (self.sync.bucket, self.tasks.slots, self.adapters):
             holders += bucket.drain(deadline - time.monotonic())
+        self.tasks.close_idle_loops()
         self.tasks.close(max(deadline, time.monotonic() + 1.0))
         return holders
 

@@ -214,7 +214,8 @@ def test_a_program_ends_without_warnings(ending: str, tls: bool) -> None:
             [sys.executable, "-X", "dev", "-W", "error", "-c", code, server.url, str(authority)],
             capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
         )  # fmt: skip
-    assert ran.stderr == ""
+    # asyncio's development mode also reports every step that a busy machine made slow.
+    assert [line for line in ran.stderr.splitlines() if not line.startswith("Executing <")] == []
     assert ran.returncode == 0
     assert '{"token": 0} {200}' in ran.stdout
 

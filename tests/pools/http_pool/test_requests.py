@@ -124,6 +124,7 @@ def test_every_loop_has_its_own_connections(pool: HTTPPool, config: HTTPConfig, 
         return (await pool.request_async(config, "GET", "/echo")).status_code
 
     assert [asyncio.run(ask()) for _ in range(3)] == [200, 200, 200]
+    assert [transport.tasks._sessions for transport in pool._transports.values()] == [{}]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda _: asyncio.run(ask()), range(8))) == [200] * 8
     eventually(lambda: server.connected == 0)
