@@ -371,6 +371,48 @@ def test_error_bus(tmp_path: Path) -> None:
     assert counts.opened <= 2  # one, and the one by which the pool watches the endpoint
 
 
+KEPT_PUBLISHER = """
+import time
+
+import zmq
+
+
+class Subject:
+    def __init__(self, target):
+        self.context = zmq.Context()
+        self.bus = self.context.socket(zmq.PUB)
+        self.bus.connect(target)
+        time.sleep(0.3)
+
+    def work(self, number):
+        self.bus.send_json({"error": number})
+        return number
+
+    def fail(self):
+        self.bus.send_multipart([b"topic", b"last"])
+        raise ValueError("after the message")
+
+    def stop(self):
+        self.bus.close()
+        self.context.term()
+"""
+
+
+def test_kept_error_bus(tmp_path: Path) -> None:
+    """A PUB socket that an object keeps becomes a publisher: every message arrives, and it is closed at the stop."""
+    after = rewrite(tmp_path, KEPT_PUBLISHER)
+    expected = {*(b'{"error": %d}' % number for number in range(CALLS)), b"topic|last"}
+    results = []
+    for folder, mode in ((tmp_path / "before", "plain"), (after, "pooled")):
+        with zmq_server(zmq.SUB) as (endpoint, counts, received):
+            program = Program(folder, endpoint, mode)
+            eventually(lambda received=received: set(received) == expected)
+            eventually(lambda counts=counts: counts.open_now == 0)
+            program.end()
+            results.append(program.outcome["results"])
+    assert results[0] == results[1]
+
+
 SQLITE = """
 import sqlite3
 from contextlib import closing

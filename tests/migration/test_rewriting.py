@@ -67,8 +67,6 @@ def test_own_context(tmp_path: Path) -> None:
                 self.socket.bind( f'tcp://*:{port}' )
 
             def stop(self):
-                if self.context:
-                    pass
                 self.socket.close()
         '''
     )
@@ -135,6 +133,51 @@ def test_class_without_init(tmp_path: Path) -> None:
     assert refusals == []
     assert 'def __init__(self, *args, sql_pool: SQLPool = Provide["sql_pool"], **kwargs):' in after
     assert "super().__init__(*args, **kwargs)" in after
+
+
+ERROR_BUS = """
+    import zmq
+
+
+    class A:
+        def __init__(self, context):
+            self.context = context
+            # the error bus
+            self.bus = self.context.socket(zmq.PUB)
+            self.bus.connect("tcp://localhost:5600")
+
+        def report(self, error):
+            self.bus.send_json({"error": str(error)})
+
+        def stop(self):
+            if self.bus:
+                self.bus.close()
+    """
+
+
+def test_error_bus_that_an_object_keeps(tmp_path: Path) -> None:
+    """A PUB socket in an attribute becomes a publisher in the same attribute."""
+    after, refusals = rewritten(tmp_path, ERROR_BUS)
+    assert refusals == []
+    assert 'self.bus = Publisher(zmq_pool, SocketConfig(SocketType.PUB, "tcp://localhost:5600"))' in after
+    assert 'self.bus.publish(json.dumps({"error": str(error)}).encode())' in after
+    assert "close()" not in after
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "from agent import A\n\n\nclass B(A):\n    def more(self):\n        self.bus.send(b'x')\n",
+        "from agent import A\n\nA(None).bus.send_string('x')\n",
+    ],
+)
+def test_error_bus_that_another_file_sends_on(tmp_path: Path, other: str) -> None:
+    """A PUB socket that a subclass or a user in another file sends on stays."""
+    (tmp_path / "other.py").write_text(other)
+    (tmp_path / "agent.py").write_text(dedent(ERROR_BUS))
+    changes = {Path(change.file).name: change for change in rewriting.plan(scan([tmp_path], WITHOUT_CACHE))}
+    assert changes["agent.py"].after is None
+    assert "another file" in changes["agent.py"].refusals[0].reason
 
 
 REFUSED = {

@@ -8,7 +8,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import libcst as cst
 
@@ -20,7 +22,7 @@ from app.migration.libraries import Kind
 from app.migration.rewriting.http_patterns import client_session, one_shot
 from app.migration.rewriting.sql_patterns import sqlite_call
 from app.migration.rewriting.tree import Refused, Source
-from app.migration.rewriting.zmq_patterns import own_context, publisher, request_socket
+from app.migration.rewriting.zmq_patterns import kept_publisher, own_context, publisher, request_socket
 from app.migration.sites import FileReport, Report, Site
 
 _MOST_STEPS = 400
@@ -34,6 +36,7 @@ _MISTAKES = (
     TypeError,
     ValueError,
 )
+_Others: TypeAlias = Callable[[], Sequence[str]]
 _Key = tuple[str, str, str]
 
 
@@ -107,13 +110,27 @@ def plan(report: Report, only: Sequence[str] = ()) -> Iterator[Rewrite]:
         report: a scan.
         only: the codes to rewrite; all if empty.
     """
+    texts: dict[str, str] = {}
+
+    def others(path: str) -> list[str]:
+        if not texts:
+            texts.update((each.file, _text(each.file)) for each in report.files)
+        return [text for name, text in texts.items() if name != path]
+
     for file in report.files:
         sites = [site for site in file.sites if site.is_finding and (not only or site.code in only)]
         if sites:
-            yield _plan_file(file, sites, only)
+            yield _plan_file(file, sites, only, partial(others, file.file))
 
 
-def _plan_file(file: FileReport, sites: Sequence[Site], only: Sequence[str]) -> Rewrite:
+def _text(path: str) -> str:
+    try:
+        return sources.decode(Path(path).read_bytes())[0]
+    except OSError:
+        return ""  # it is among the problems of the scan
+
+
+def _plan_file(file: FileReport, sites: Sequence[Site], only: Sequence[str], others: _Others) -> Rewrite:
     try:
         data = Path(file.file).read_bytes()
     except OSError as error:
@@ -129,8 +146,8 @@ def _plan_file(file: FileReport, sites: Sequence[Site], only: Sequence[str]) -> 
         return rewrite
     rewrite.encoding = sources.encoding_of(data)
     try:
-        after, left = _rewritten(text, file.file, sites, only)
-        reason = _why_unsafe(text, after, file.file, sites, left, only)
+        after, left = _rewritten(text, file.file, sites, only, others)
+        reason = _why_unsafe(text, after, file.file, sites, left, only, others)
     except _MISTAKES as error:  # ours, and no reason to stop half-way through a code base
         reason = f"the rewriter failed on this file, which is a mistake in it: {type(error).__name__}: {error}"
     if reason:
@@ -161,11 +178,13 @@ def _key(site: Site) -> _Key:
     return site.function, site.kind, site.text
 
 
-def _rewritten(text: str, file: str, sites: Sequence[Site], only: Sequence[str]) -> tuple[str, list[tuple[Site, str]]]:
+def _rewritten(
+    text: str, file: str, sites: Sequence[Site], only: Sequence[str], others: _Others
+) -> tuple[str, list[tuple[Site, str]]]:
     """Rewrite one site after the other until each that is left is refused; returns the text, and those with reasons."""
     current = list(sites)
     for _ in range(_MOST_STEPS):
-        step, refused = _step(Source(text), current)
+        step, refused = _step(Source(text, others), current)
         if step is None:
             return text, refused
         text = step
@@ -198,6 +217,8 @@ def _pattern(site: Site) -> Callable[[Source, Site], cst.Module]:
         return own_context
     if site.kind is Kind.ZMQ_SOCKET and site.target == "local" and site.socket_type in ("REQ", "PUB"):
         return request_socket if site.socket_type == "REQ" else publisher
+    if site.code == "PM103" and site.socket_type == "PUB" and site.target == "attribute":
+        return kept_publisher
     if site.code == "PM201" and site.library == "sqlite3.connect":
         return sqlite_call
     if site.code == "PM301" and site.library.startswith("requests."):
@@ -234,6 +255,7 @@ def _why_unsafe(
     sites: Sequence[Site],
     left: Sequence[tuple[Site, str]],
     only: Sequence[str],
+    others: _Others,
 ) -> str:
     """Check a result; returns why the file must stay as it is, or ``""``."""
     if after == before:
@@ -245,5 +267,5 @@ def _why_unsafe(
     found = [site for site in _scan_text(after, file) if site.is_finding and (not only or site.code in only)]
     if len(found) >= len(sites) or len(found) > len(left):
         return "a new scan of the result still finds the sites"
-    again, _ = _rewritten(after, file, found, only)
+    again, _ = _rewritten(after, file, found, only, others)
     return "a second rewrite would change the result again" if again != after else ""

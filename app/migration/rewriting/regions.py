@@ -181,6 +181,15 @@ def drop_closings(edits: Edits, region: Region) -> None:
     drop_empty_finallies(edits, region.function, removed)
 
 
+def drop_empty_branches(edits: Edits, node: cst.CSTNode, removed: set[int]) -> None:
+    """Remove each ``if`` without ``else`` all of whose statements are removed, and note it among them."""
+    for branch in nodes_in(node, cst.If):
+        plain = branch.orelse is None and not any(True for _ in nodes_in(branch.test, cst.Await))
+        if plain and all(id(each) in removed for each in branch.body.body):
+            edits.remove(branch)
+            removed.add(id(branch))
+
+
 def drop_empty_finallies(edits: Edits, function: cst.FunctionDef, removed: set[int]) -> None:
     """Remove the ``finally`` clauses all of whose statements are removed, and a ``try`` that only had that."""
     for attempt in nodes_in(function.body, cst.Try):

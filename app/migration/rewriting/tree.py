@@ -71,13 +71,15 @@ class Source:
 
     Args:
         text: the source.
+        others: returns the sources of the other files of the code base.
 
     Raises:
         libcst.ParserSyntaxError: it does not parse.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, others: Callable[[], Sequence[str]] = tuple) -> None:
         self.text = text
+        self.others = others
         wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
         self.module = wrapper.module
         self._lines = text.split("\n")

@@ -19,7 +19,6 @@ from app.migration.rewriting.tree import (
     code,
     dotted,
     free_name,
-    mentions,
     method_call,
     names_in,
     nodes_in,
@@ -89,6 +88,7 @@ def _drop_termination(source: Source, edits: Edits, owner: cst.ClassDef, attribu
             else:
                 edits.remove(line)
                 removed.add(id(line))
+        regions.drop_empty_branches(edits, method, removed)
         regions.drop_empty_finallies(edits, method, removed)
     if not found and site.closed:
         raise Refused("another class, or a with block, terminates the context")
@@ -212,10 +212,92 @@ def publisher(source: Source, site: Site) -> cst.Module:
         if line is not opening.connected:
             edits.remove(line)
     edits.remove(region.block.body[region.start])
-    made = f"{region.name} = Publisher({pool}, {_config('PUB', opening)})"
-    lines = opening.connected.leading_lines
-    edits.replace(opening.connected, statement(made).with_changes(leading_lines=lines))
+    made = statement(_made_publisher(region.name, pool, opening))
+    edits.replace(opening.connected, made.with_changes(leading_lines=opening.connected.leading_lines))
     return source.module.visit(edits)
+
+
+def _made_publisher(name: str, pool: str, opening: _Opening) -> str:
+    config = _config("PUB", opening)
+    if len(config) > _LONGEST_CONFIG:
+        return f"{name} = Publisher(\n    {pool},\n    {config},\n)"
+    return f"{name} = Publisher({pool}, {config})"
+
+
+def kept_publisher(source: Source, site: Site) -> cst.Module:
+    """A PUB socket that an object keeps and only sends with: a publisher in the same attribute."""
+    call = source.call(site)
+    function = source.function(call)
+    owner = source.owner(function)
+    line, _ = source.statement(call)
+    target = assigned(line)
+    if owner is None or target is None or target[1] is not call or not isinstance(call.func, cst.Attribute):
+        raise Refused("the socket is not simply assigned to an attribute")
+    name = target[0]
+    if name != f"{self_name(function)}.{name.rpartition('.')[2]}":
+        raise Refused("the socket is not simply assigned to an attribute")
+    _check_context_kind(source, function, dotted(call.func.value))
+    _check_others(source, owner, name.rpartition(".")[2])
+    block = source.block(line)
+    opening = _opening_of(name, block.body[block.body.index(line) + 1 :])
+    if opening.binds:
+        raise Refused("a bound socket keeps its owner; only its context is injected")
+    edits = Edits()
+    needs_json = _publish_instead(source, edits, owner, name, [line, *opening.statements])
+    pool = require_pool(source, edits, function, "zmq_pool")
+    for imported in ("Publisher", "SocketConfig", "SocketType"):
+        require_import(source, edits, _MODULE, imported)
+    if needs_json:
+        require_import(source, edits, "json", "")
+    for each in opening.statements:
+        if each is not opening.connected:
+            edits.remove(each)
+    edits.remove(line)
+    made = statement(_made_publisher(name, pool, opening))
+    edits.replace(opening.connected, made.with_changes(leading_lines=line.leading_lines))
+    return source.module.visit(edits)
+
+
+def _publish_instead(
+    source: Source, edits: Edits, owner: cst.ClassDef, name: str, handled: Sequence[cst.CSTNode]
+) -> bool:
+    """Turn what a class sends on a kept socket into publishing, and drop its closing; returns whether JSON is sent."""
+    needs_json = False
+    removed: set[int] = set()
+    for use in nodes_in(owner, cst.Attribute):
+        if dotted(use) != name:
+            continue
+        line = source.around(use, cst.SimpleStatementLine)
+        if any(line is each for each in handled):
+            continue
+        sent = method_call(line) if line is not None else None
+        if sent is not None and line is not None and sent[0] == name:
+            if sent[1] == "close":
+                edits.remove(line)
+                removed.add(id(line))
+                continue
+            frames = _frames(sent[1], sent[2])
+            needs_json = needs_json or sent[1] == "send_json"
+            publish = cst.Attribute(value=use, attr=cst.Name("publish"))
+            edits.replace(sent[2], sent[2].with_changes(func=publish, args=frames))
+        elif not isinstance(source.parent(use), (cst.If, cst.UnaryOperation, cst.BooleanOperation)):
+            raise Refused("the socket is used for more than sending")
+    for method in owner.body.body:
+        if isinstance(method, cst.FunctionDef):
+            regions.drop_empty_branches(edits, method, removed)
+            regions.drop_empty_finallies(edits, method, removed)
+    return needs_json
+
+
+def _check_others(source: Source, owner: cst.ClassDef, attribute: str) -> None:
+    """Raise ``Refused`` if other code, such as a subclass in another file, may send on the socket itself."""
+    used = re.compile(rf"\.{attribute}\.(?:send|close|setsockopt|poll|connect)")
+    named = re.compile(rf"\b{owner.name.value}\b")
+    inside = len(used.findall(code(owner)))
+    if len(used.findall(source.text)) != inside:
+        raise Refused("other code of this file uses the socket")
+    if any(used.search(text) and named.search(text) for text in source.others()):
+        raise Refused("another file uses the socket, perhaps in a subclass")
 
 
 def _in_guard(source: Source, name: cst.Name, region: Region) -> bool:
@@ -280,18 +362,23 @@ def _same(target: str, context: str) -> bool:
 
 
 def _opening(region: Region) -> _Opening:
+    return _opening_of(region.name, region.body)
+
+
+def _opening_of(name: str, following: Sequence[cst.BaseStatement]) -> _Opening:
+    """Return how a socket is set up by the statements that follow its making."""
     opening: _Opening | None = None
     options: list[tuple[str, str]] = []
     statements: list[cst.SimpleStatementLine] = []
-    for line in region.body:
-        if not mentions(line, region.name):
+    for line in following:
+        if not any(dotted(each) == name for each in nodes_in(line, cst.Attribute if "." in name else cst.Name)):
             continue
-        option = _option(line, region.name)
+        option = _option(line, name)
         called = method_call(line)
         if option is not None and isinstance(line, cst.SimpleStatementLine):
             options.append(option)
             statements.append(line)
-        elif called is not None and called[0] == region.name and called[1] in ("connect", "bind"):
+        elif called is not None and called[0] == name and called[1] in ("connect", "bind"):
             if opening is not None or len(called[2].args) != 1:
                 raise Refused("the socket connects more than once")
             assert isinstance(line, cst.SimpleStatementLine)
