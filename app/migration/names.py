@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
-from app.migration.libraries import LIBRARIES
-
 _LONGEST_SYMBOL = 160
 _MOST_SYMBOLS = 6
 
@@ -183,8 +181,3 @@ def instances_of(annotation: ast.expr | None, scope: Scope) -> list[str]:
     if isinstance(annotation, (ast.Name, ast.Attribute)):
         return [f"{symbol}()" for symbol in symbols_of(annotation, scope)]
     return []
-
-
-def is_library(symbol: str) -> bool:
-    """Whether ``symbol`` starts at one of the libraries looked at."""
-    return symbol.partition(".")[0] in LIBRARIES

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from app.migration.facts import Call, ClassFacts, FileFacts
-from app.migration.libraries import CONSTRUCTORS, LIBRARIES, TERMINALS, canonical
-from app.migration.names import Scope, dotted, instances_of, is_library, symbols_of
+from app.migration.lifetimes import INITIALISERS, CallGraph
+from app.migration.names import Scope, dotted, instances_of, symbols_of
+from app.migration.relevance import leads_to_library, may_open
 
 _WATCHED = frozenset({
     "aclose", "bind", "bind_to_random_port", "clear", "close", "closeall", "connect", "destroy", "detach",
@@ -20,14 +20,6 @@ _CALLED_LATER = frozenset({
     "callback", "push", "push_async_callback", "addCleanup", "addfinalizer", "register", "finalize",
 })  # fmt: skip
 _RUNNERS = frozenset({"to_thread", "run_in_executor", "submit", "run_sync", "run_in_threadpool", "map", "starmap"})
-_SET_UP = re.compile(
-    r"_*(?:init|initiali[sz]e|set_?up|bootstrap|configure|prepare|start|startup|on_start|lifespan)(?:_[a-z0-9_]+)?"
-    r"|_*(?:a?main|run|serve|listen|connect|reconnect|open|worker|loop|daemon)"
-    r"(?:_(?:zmq|sockets?|contexts?|connections?|agent|server|service|broker|proxy|loop|forever|thread|in_thread))?"
-    r"|_*create_(?:zmq_)?(?:sockets?|contexts?|connections?)"
-    r"|[a-z0-9_]+_(?:loop|thread|worker|forever|daemon|main|listener|receiver|subscriber)",
-    re.IGNORECASE,
-)
 _PASSES = (ast.Constant, ast.Name, ast.Pass, ast.Break, ast.Continue)
 
 
@@ -56,15 +48,6 @@ class _Frame:
     values: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Callers:
-    """Who runs a function: the functions that call it, and whether one does so in a loop."""
-
-    names: set[str] = field(default_factory=set)
-    looped: bool = False
-    thread: bool = False
-
-
 class Reader:
     """Walks one tree, statements before the bodies of the functions among them, so that names are bound first."""
 
@@ -75,7 +58,7 @@ class Reader:
         self._frame = _Frame(self._module)
         self._frames = [self._frame]
         self._later: list[tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, Scope, bool]] = []
-        self._callers: dict[str, _Callers] = {}
+        self._graph = CallGraph(self.facts.classes)
         self._handlers: dict[type[ast.AST], Callable[..., None]] = {
             ast.FunctionDef: self._function, ast.AsyncFunctionDef: self._function, ast.ClassDef: self._class,
             ast.Import: self._import, ast.ImportFrom: self._import_from, ast.Assign: self._assign,
@@ -201,7 +184,7 @@ class Reader:
         else:
             self.facts.functions.setdefault(name, [])
         outer.bind(node.name, [f":{name}"])
-        is_init = outer.kind == "class" and node.name in ("__init__", "__new__", "__post_init__")
+        is_init = outer.kind == "class" and node.name in INITIALISERS
         self._later.append((node, scope, is_init))
 
     def _parameters(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope, *, is_method: bool) -> None:
@@ -480,7 +463,7 @@ class Reader:
         callee = symbols_of(function, frame.scope)
         if not callee and terminal == "socket":
             callee = ["?.socket"]  # of something unknown: its argument may tell
-        if not self._may_open(terminal, callee) or any(keyword.arg == "shadow" for keyword in node.keywords):
+        if not may_open(terminal, callee) or any(keyword.arg == "shadow" for keyword in node.keywords):
             return  # a shadow wraps what is open already
         arguments = node.args
         first = arguments[0] if arguments and not deferred else None
@@ -516,17 +499,6 @@ class Reader:
             )
         )
 
-    @staticmethod
-    def _may_open(terminal: str, callee: list[str]) -> bool:
-        if terminal in TERMINALS:
-            return any(_reaches_library(symbol) for symbol in callee)
-        # Through an alias the called name says nothing, what it stands for does.
-        for symbol in callee:
-            last = symbol.rpartition(".")[2]
-            if (symbol[0] == ":" and not symbol.endswith("()")) or (last in TERMINALS and _reaches_library(symbol)):
-                return True
-        return False
-
     def _scope_word(self) -> str:
         frame = self._frame
         if frame.loops:
@@ -550,14 +522,12 @@ class Reader:
         if name:
             for symbol in symbols_of(node.func, frame.scope):
                 if symbol.startswith(":"):
-                    callers = self._callers.setdefault(symbol, _Callers())
-                    callers.names.add(frame.scope.name)
-                    callers.looped = callers.looped or bool(frame.loops)
+                    self._graph.note_call(symbol, frame.scope.name, looped=bool(frame.loops))
         if name in ("Thread", "Process", "Timer"):
             for keyword in node.keywords:
                 if keyword.arg == "target":
                     for symbol in symbols_of(keyword.value, frame.scope):
-                        self._callers.setdefault(symbol, _Callers()).thread = True
+                        self._graph.note_thread(symbol)
 
     # The end: what only the whole file tells
 
@@ -567,37 +537,20 @@ class Reader:
         for owner in facts.classes.values():
             owner.attributes = {name: symbols for name, symbols in owner.attributes.items() if symbols}
         for frame in self._frames:
-            frame.calls = [call for call in frame.calls if self._worth_keeping(call)]
+            frame.calls = [
+                call
+                for call in frame.calls
+                if any(leads_to_library(symbol, facts, self._module.bound) for symbol in call.callee)
+            ]
             rebound = _rebindings(frame.calls)
             for call in frame.calls:
                 self._complete(call, frame, rebound)
             facts.calls.extend(frame.calls)
         facts.calls.sort(key=lambda call: (call.line, call.column))
 
-    def _worth_keeping(self, call: Call) -> bool:
-        """Whether a call may open a connection, now that everything in the file is bound."""
-        return any(self._leads_to_library(symbol) for symbol in call.callee)
-
-    def _leads_to_library(self, symbol: str) -> bool:
-        owner, _, name = symbol.rpartition(".")
-        if symbol[0] != ":":
-            return canonical(symbol) in CONSTRUCTORS if is_library(symbol) else True
-        if not owner:
-            if name[1:] in self.facts.classes:
-                return True  # it may derive from a library's class
-            return any(_ends_like_a_constructor(value) for value in self._module.bound.get(name[1:], ()))
-        facts = self.facts.classes.get(owner[1:].removesuffix("()"))
-        if facts is None:
-            return name in TERMINALS
-        if name in facts.methods:
-            return False
-        if name in TERMINALS and facts.bases:
-            return True  # a base, perhaps a library's class, may have it
-        return any(_ends_like_a_constructor(value) for value in facts.attributes.get(name, ()))
-
     def _complete(self, call: Call, frame: _Frame, rebound: dict[str, list[int]]) -> None:
         call.text = self._text(call)
-        call.once = self._once(call.function, frame, set()) if frame.scope.kind == "function" else "module level"
+        call.once = self._graph.once(call.function)
         call.looped = any(line >= call.line for line in frame.whiles) and call.scope != "loop"
         if call.target in ("local", "with", "closing", "global") and call.place:
             end = next((line for line in rebound.get(call.place, ()) if line > call.line), None)
@@ -610,50 +563,6 @@ class Reader:
     def _text(self, call: Call) -> str:
         text = " ".join(self._lines[call.line - 1 : min(call.end_line, call.line + 5)])
         return " ".join(text.split())[:200]
-
-    def _once(self, function: str, frame: _Frame | None, seen: set[str]) -> str:
-        """Say why ``function`` runs once, or return ``""``."""
-        owner, _, name = function.rpartition(".")
-        if function == "" or function in self.facts.classes:
-            return "module level"
-        if name in ("__init__", "__new__", "__post_init__") or (frame is not None and frame.is_init):
-            return f"{name}() runs once for each object"
-        symbols = [f":{owner}().{name}", f":{owner}.{name}"] if owner in self.facts.classes else [f":{function}"]
-        callers = [self._callers[symbol] for symbol in symbols if symbol in self._callers]
-        if any(caller.looped for caller in callers):
-            return ""
-        if any(caller.thread for caller in callers):
-            return f"{name}() is a thread's main function"
-        if _SET_UP.fullmatch(name):
-            return f"{name}() sets up"
-        names = {each for caller in callers for each in caller.names} - {function}
-        if not names or function in seen:
-            return ""
-        seen.add(function)
-        if all(self._once(each, None, seen) for each in names):
-            return f"{name}() is called only while setting up"
-        return ""
-
-
-def _reaches_library(symbol: str) -> bool:
-    """Whether a symbol may turn out to be a library's name: it is one, or another file's, or not known."""
-    if symbol[0] in ":*.?":
-        return True
-    head = symbol.partition(".")[0].removesuffix("()")
-    return head in LIBRARIES or head not in _ELSEWHERE
-
-
-# Modules whose methods are called like those looked for, and that never hand on a connection of the libraries.
-_ELSEWHERE = frozenset({
-    "os", "sys", "queue", "multiprocessing", "threading", "collections", "json", "typing", "flask", "fastapi",
-    "starlette", "django", "tkinter", "PyQt5", "PyQt6", "PySide6", "numpy", "pandas", "logging", "argparse",
-    "configparser", "dataclasses", "pathlib", "re", "random", "time", "datetime", "signal", "subprocess", "unittest",
-    "mock", "pytest", "click", "typer", "rich", "yaml", "pydantic", "torch", "transformers",
-})  # fmt: skip
-
-
-def _ends_like_a_constructor(symbol: str) -> bool:
-    return symbol.rpartition(".")[2].lstrip("*") in TERMINALS
 
 
 def _rebindings(calls: Sequence[Call]) -> dict[str, list[int]]:

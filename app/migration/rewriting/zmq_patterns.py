@@ -35,6 +35,7 @@ _OPTIONS = frozenset({
 })  # fmt: skip
 _LOCAL = re.compile(r"""^[fF]?["'](?:tcp://(?:localhost|127\.\d+\.\d+\.\d+|\[::1\]):|ipc://|inproc://)""")
 _LONGEST_CONFIG = 70
+_WITHOUT_WAITING = re.compile(r"^(?:flags\s*=\s*)?\w+\.(?:NOBLOCK|DONTWAIT)\s*$")  # a publisher never waits
 _ENDS_CONTEXT = frozenset({"term", "destroy"})
 
 
@@ -307,7 +308,8 @@ def _in_guard(source: Source, name: cst.Name, region: Region) -> bool:
 
 def _frames(method: str, call: cst.Call) -> Sequence[cst.Arg]:
     """Return the arguments of ``publish`` that say what a method of a PUB socket sends."""
-    if len(call.args) != 1 or call.args[0].keyword is not None or call.args[0].star:
+    first, *rest = call.args or [cst.Arg(cst.Name("nothing"), star="*")]
+    if first.keyword is not None or first.star or any(not _WITHOUT_WAITING.search(code(each)) for each in rest):
         raise Refused(f"{method}() with flags or options")
     value = call.args[0].value
     if method == "send":
