@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from app.migration.bindings import Bindings
 from app.migration.facts import Call, ClassFacts, FileFacts
 from app.migration.lifetimes import INITIALISERS, CallGraph
 from app.migration.names import Scope, dotted, instances_of, symbols_of
@@ -58,10 +59,11 @@ class Reader:
         self._frame = _Frame(self._module)
         self._frames = [self._frame]
         self._later: list[tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, Scope, bool]] = []
+        self._bindings = Bindings(self.facts)
         self._graph = CallGraph(self.facts.classes)
         self._handlers: dict[type[ast.AST], Callable[..., None]] = {
             ast.FunctionDef: self._function, ast.AsyncFunctionDef: self._function, ast.ClassDef: self._class,
-            ast.Import: self._import, ast.ImportFrom: self._import_from, ast.Assign: self._assign,
+            ast.Import: self._import, ast.ImportFrom: self._import, ast.Assign: self._assign,
             ast.AnnAssign: self._annotated, ast.AugAssign: self._augmented, ast.For: self._for,
             ast.AsyncFor: self._for, ast.While: self._while, ast.With: self._with, ast.AsyncWith: self._with,
             ast.Try: self._try, ast.Return: self._return, ast.Expr: self._expression, ast.Global: self._global,
@@ -129,23 +131,8 @@ class Reader:
         self._statements(node.body)
         return self._statements(node.orelse)
 
-    def _import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            if alias.asname:
-                self._frame.scope.bind(alias.asname, [alias.name])
-            else:
-                top = alias.name.partition(".")[0]
-                self._frame.scope.bind(top, [top])
-
-    def _import_from(self, node: ast.ImportFrom) -> None:
-        dots = "." * node.level
-        module = dots + (node.module or "")
-        for alias in node.names:
-            if alias.name == "*":
-                self.facts.stars.append(module)
-            else:
-                path = f"{module}{alias.name}" if not node.module else f"{module}.{alias.name}"
-                self._frame.scope.bind(alias.asname or alias.name, [path])
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        self._bindings.imported(node, self._frame.scope)
 
     def _global(self, node: ast.Global) -> None:
         if self._frame.scope.kind != "module":
@@ -178,7 +165,7 @@ class Reader:
             self._visit(default)
         owner = outer.name if outer.kind == "class" else outer.owner
         scope = Scope("function", name, outer, owner)
-        self._parameters(node, scope, is_method=outer.kind == "class")
+        self._bindings.parameters(node, scope, outer)
         if outer.kind == "class":
             self.facts.classes[outer.name].methods.setdefault(node.name, [])
         else:
@@ -186,30 +173,6 @@ class Reader:
         outer.bind(node.name, [f":{name}"])
         is_init = outer.kind == "class" and node.name in INITIALISERS
         self._later.append((node, scope, is_init))
-
-    def _parameters(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope, *, is_method: bool) -> None:
-        arguments = node.args
-        positional = [*arguments.posonlyargs, *arguments.args]
-        outer = self._frame.scope
-        defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
-        pairs = [
-            *zip(positional, defaults, strict=False),
-            *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=False),
-        ]
-        for parameter, default in pairs:
-            scope.bind(parameter.arg, instances_of(parameter.annotation, outer))
-            scope.bind(parameter.arg, symbols_of(default, outer))
-        for rest in (arguments.vararg, arguments.kwarg):
-            if rest is not None:
-                scope.bind(rest.arg, [])
-        decorators = {dotted(decorator) for decorator in node.decorator_list}
-        if is_method and positional and "staticmethod" not in decorators:
-            is_class = "classmethod" in decorators or node.name == "__new__"
-            scope.bound[positional[0].arg] = [f":{scope.owner}" if is_class else f":{scope.owner}()"]
-        if decorators & {"property", "cached_property", "functools.cached_property"}:
-            self.facts.classes.setdefault(scope.owner, ClassFacts()).attributes.setdefault(
-                node.name, [f":{scope.owner}().{node.name}()"]
-            )
 
     def _lambda(self, node: ast.Lambda) -> None:
         outer = self._frame.scope
@@ -240,7 +203,7 @@ class Reader:
     def _annotated(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
             self._store([node.target], node.value)
-        self._bind_target(node.target, instances_of(node.annotation, self._frame.scope))
+        self._bindings.bind(node.target, instances_of(node.annotation, self._frame.scope), self._frame.scope)
 
     def _augmented(self, node: ast.AugAssign) -> None:
         self._visit(node.value)
@@ -254,55 +217,18 @@ class Reader:
             for target, part in zip(first.elts, value.elts, strict=True):
                 self._store([target], part)
             return
-        goes_to, place = self._target(first)
+        goes_to, place = self._bindings.target(first, self._frame.scope)
         for other in targets[1:]:
             if isinstance(other, ast.Attribute):  # a = self.b = ...: the longest-lived place counts
-                goes_to, place = self._target(other)
+                goes_to, place = self._bindings.target(other, self._frame.scope)
         self._visit_for(value, goes_to, place)
         if isinstance(value, ast.Name) and goes_to in ("attribute", "item", "global"):
             self._frame.kept[value.id] = (goes_to, place)
         symbols = symbols_of(value, self._frame.scope)
         for each in targets:
-            self._bind_target(each, symbols)
+            self._bindings.bind(each, symbols, self._frame.scope)
             if not isinstance(each, ast.Name):
                 self._visit(each)
-
-    def _target(self, node: ast.expr) -> tuple[str, str]:
-        scope = self._frame.scope
-        if isinstance(node, ast.Name):
-            if scope.kind == "class":
-                return "attribute", f"{scope.name}.{node.id}"
-            if scope.kind == "module" or node.id in scope.shared:
-                return "global", node.id
-            return "local", node.id
-        if isinstance(node, ast.Attribute):
-            place = self._own_attribute(node)
-            return "attribute", place or dotted(node)
-        if isinstance(node, (ast.Tuple, ast.List)):
-            return "local", ""
-        return "item", ""
-
-    def _own_attribute(self, node: ast.Attribute) -> str:
-        for symbol in symbols_of(node.value, self._frame.scope):
-            if symbol.startswith(":"):
-                owner = symbol[1:].removesuffix("()")
-                if owner in self.facts.classes:
-                    return f"{owner}.{node.attr}"
-        return ""
-
-    def _bind_target(self, node: ast.expr, symbols: Iterable[str]) -> None:
-        if isinstance(node, ast.Name):
-            self._frame.scope.bind(node.id, symbols)
-        elif isinstance(node, ast.Attribute):
-            owner, _, attribute = self._own_attribute(node).rpartition(".")
-            if owner:
-                known = self.facts.classes[owner].attributes.setdefault(attribute, [])
-                known.extend(symbol for symbol in symbols if symbol not in known)
-        elif isinstance(node, (ast.Tuple, ast.List)):
-            for part in node.elts:
-                self._bind_target(part, [])
-        elif isinstance(node, ast.Starred):
-            self._bind_target(node.value, [])
 
     def _for(self, node: ast.For | ast.AsyncFor) -> None:
         self._visit(node.iter)
@@ -312,7 +238,7 @@ class Reader:
         if isinstance(node.target, ast.Name):
             self._frame.scope.bound.setdefault(node.target.id, []).extend(symbols)
         else:
-            self._bind_target(node.target, [])
+            self._bindings.bind(node.target, [], self._frame.scope)
         self._loop(node.body, "for")
         self._statements(node.orelse)
 
@@ -335,7 +261,7 @@ class Reader:
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
         for generator in node.generators:
             self._visit(generator.iter)
-            self._bind_target(generator.target, [])
+            self._bindings.bind(generator.target, [], self._frame.scope)
         frame = self._frame
         outer, frame.loop_text = frame.loop_text, "comprehension"
         frame.loops += 1
@@ -356,7 +282,9 @@ class Reader:
             for managed in self._managed(item.context_expr):
                 self._use(managed, "with", item.context_expr.lineno, guarded=True)
             if item.optional_vars is not None:
-                self._bind_target(item.optional_vars, symbols_of(item.context_expr, self._frame.scope))
+                self._bindings.bind(
+                    item.optional_vars, symbols_of(item.context_expr, self._frame.scope), self._frame.scope
+                )
         self._statements(node.body)
 
     def _managed(self, node: ast.expr) -> Iterable[ast.expr]:

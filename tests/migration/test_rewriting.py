@@ -148,6 +148,7 @@ ERROR_BUS = """
 
         def report(self, error):
             self.bus.send_json({"error": str(error)})
+            self.bus.send_string("x", zmq.NOBLOCK)
 
         def stop(self):
             if self.bus:
@@ -161,6 +162,7 @@ def test_error_bus_that_an_object_keeps(tmp_path: Path) -> None:
     assert refusals == []
     assert 'self.bus = Publisher(zmq_pool, SocketConfig(SocketType.PUB, "tcp://localhost:5600"))' in after
     assert 'self.bus.publish(json.dumps({"error": str(error)}).encode())' in after
+    assert 'self.bus.publish("x".encode())' in after
     assert "close()" not in after
 
 
