@@ -113,6 +113,8 @@ class HTTPPool(ManagedPool):
         timeout: float | None = None,
     ) -> HTTPResponse:
         """Do what ``request`` does without blocking the event loop."""
+        if config not in self._accounts:
+            await self.prepare(config)
         call = Call(config, method, path, params=params, headers=headers, data=data, json=json, timeout=timeout)
         origin = self.begin(call)
         response: HTTPResponse | None = None
@@ -233,6 +235,11 @@ class HTTPPool(ManagedPool):
             if account is not None and account.transport.enter():
                 return account
             self._find(config)
+
+    async def prepare(self, config: HTTPConfig) -> None:
+        """Load what ``config`` trusts without blocking the event loop. For the package's own use."""
+        if config.target.scheme == "https":
+            await self._contexts.prepare(tls_key(config))
 
     def _find(self, config: HTTPConfig) -> None:
         """Make an account for ``config``, and a transport unless there is one for its route."""

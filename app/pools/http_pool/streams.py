@@ -173,6 +173,7 @@ class Stream:
         self._end()
 
     async def __aenter__(self) -> AsyncStreamedResponse:
+        await self._pool.prepare(self._call.config)
         call = self._begin()
         try:
             with TaskLimit(call.deadline):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import threading
@@ -49,6 +50,11 @@ class Contexts:
                 if context is None:
                     context = self._made[key] = _make(key)
         return context
+
+    async def prepare(self, key: TLSKey) -> None:
+        """Make the context of ``key`` without blocking the event loop."""
+        if key not in self._made:
+            await asyncio.to_thread(self.get, key)
 
     def forget_after_fork(self) -> None:
         """Replace the lock; the contexts themselves hold no connection."""

@@ -192,6 +192,7 @@ with get_http_pool().session(config) as session:
 """
 ENDINGS = {
     "run": "asyncio.run(ask()); asyncio.run(ask())",
+    "uvloop": "import uvloop; uvloop.run(ask()); uvloop.run(ask())",
     "stop": "asyncio.run(ask()); get_http_pool().stop()",
     "bare loop": (
         "loop = asyncio.new_event_loop(); loop.run_until_complete(ask())\nget_http_pool().stop(); loop.close()"

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.pools.errors import PoolError, UntrustedServer
+from app.pools.errors import ConfigError, PoolError, UntrustedServer
 from app.pools.http_pool import HTTPClient, HTTPConfig, HTTPPool
 from tests.pools.http_pool.conftest import Ask
 from tests.support.misbehaving import TLS, MisbehavingServer, misbehaving_server
@@ -80,6 +80,23 @@ async def test_the_environment_counts_only_if_asked_for(
         through = await ask(replace(config, trust_env=True), "GET", "/echo")
         assert through.json()["target"] == f"{server.url}/echo"
         assert len(proxy.seen) == 1
+
+
+async def test_the_environment_does_not_decide_on_trust(
+    ask: Ask, pool: HTTPPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REQUESTS_CA_BUNDLE overrides neither verify nor ca; with trust_env it is the authority."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(TLS / "ca.pem"))
+    with misbehaving_server(tls=True) as server:
+        with pytest.raises(UntrustedServer):
+            await ask(HTTPConfig(server.url), "GET", "/echo")
+        assert (await ask(HTTPConfig(server.url, trust_env=True), "GET", "/echo")).ok
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+        assert (await ask(HTTPConfig(server.url, verify=False), "GET", "/echo")).ok
+        with pool.session(HTTPConfig(server.url, ca=TLS / "ca.pem")) as session:
+            assert session.get("/echo").ok
+        with pytest.raises(ConfigError, match="/nowhere"):
+            await ask(HTTPConfig(server.url, trust_env=True, timeout=5.0), "GET", "/echo")
 
 
 async def test_a_proxy_gets_its_credentials_and_the_origin_does_not(ask: Ask, config: HTTPConfig) -> None:
