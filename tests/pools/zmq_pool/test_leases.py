@@ -11,6 +11,7 @@ import zmq
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import EndpointBusy, LeaseLeaked, NoReply, NotSent, PoolTimeout
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
+from app.pools.zmq_pool.context import socket_limit
 from tests.support.echo import replier
 from tests.support.waiting import eventually
 
@@ -378,3 +379,75 @@ def test_an_ipc_path_is_never_taken_away(tmp_path):
             with two.socket(config) as server, two.socket(client) as asking:
                 asking.send(b"mine now")
                 server.recv()  # and no answer, so that it is bound anew
+
+
+@pytest.mark.parametrize("kind", [k for k in SocketType if k is not SocketType.REQ])
+def test_whatever_binds_has_one_owner(pool, free_endpoint, kind):
+    """Every type that binds refuses a second lessee, and serves the next one after the first has left."""
+    config = SocketConfig(kind, free_endpoint, bind=True, subscriber_wait=0)
+    for _ in range(3):
+        with pool.socket(config):
+            with pytest.raises(EndpointBusy), pool.socket(config):
+                pass
+
+
+async def test_ten_tasks_have_ten_sockets(pool):
+    """Concurrent asyncio leases never share a socket, and each gets its own reply."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=10)
+        leased = []
+
+        async def ask(n):
+            async with pool.socket(config) as socket:
+                leased.append(socket)
+                await socket.send(b"%d" % n)
+                return await socket.recv()
+
+        assert [b"%d" % n for n in range(10)] == await asyncio.gather(*(ask(n) for n in range(10)))
+        assert 10 == pool.get_stats()["metrics"]["total_connections"]
+
+
+def test_a_dealer_with_a_reply_outstanding_is_given_up(pool):
+    """A DEALER goes on only if as many messages came in as went out."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.DEALER, endpoint)
+        with pool.socket(config) as first:
+            for body in (b"a", b"b"):
+                first.send_multipart([b"", body])
+            assert [b"", b"a"] == first.recv_multipart()
+        assert first.closed
+        with pool.socket(config) as second:
+            second.send(b"", zmq.SNDMORE)
+            second.send(b"c")
+            assert [b"", b"c"] == [second.recv(), second.recv()]
+        with pool.socket(config) as third:
+            assert second is third
+
+
+def test_waiting_has_limits_by_default():
+    """A REQ waits ten seconds for a reply and five for a connection; who serves waits for ever."""
+    asking = SocketConfig(SocketType.REQ, "tcp://127.0.0.1:1").libzmq_options()
+    assert (5000, 10_000, 0, 1) == tuple(asking[n] for n in ("SNDTIMEO", "RCVTIMEO", "LINGER", "IMMEDIATE"))
+    assert -1 == SocketConfig(SocketType.PULL, "tcp://127.0.0.1:1", bind=True).libzmq_options()["RCVTIMEO"]
+
+
+def test_idle_sockets_are_closed_and_bound_ones_are_not(free_endpoint):
+    """Housekeeping closes a REQ that was idle too long; a bound PULL, in which messages may wait, it keeps."""
+    with ZMQPool(ZMQPoolSettings(max_idle_time=0.01)) as pool, replier() as endpoint:
+        asking = SocketConfig(SocketType.REQ, endpoint)
+        bound = SocketConfig(SocketType.PULL, free_endpoint, bind=True)
+        pool.request(asking, b"a")
+        with pool.socket(bound):
+            pass
+
+        def swept():
+            pool.sweep()
+            return 0 == pool.get_stats()["pools"][asking.label]["total"]
+
+        eventually(swept)
+        assert 1 == pool.get_stats()["pools"][bound.label]["total"]
+
+
+def test_the_context_has_room_for_many_sockets(pool):
+    """The context's limit of sockets follows the process's descriptors instead of libzmq's 1023."""
+    assert socket_limit() == pool.context.get(zmq.MAX_SOCKETS)

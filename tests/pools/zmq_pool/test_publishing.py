@@ -8,6 +8,7 @@ import zmq
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import NotSent
 from app.pools.zmq_pool import Publisher, SocketConfig, SocketType, ZMQPool
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def listen(pool):
     """Binds a SUB or PULL outside the pool; returns it and its endpoint."""
     sockets = []
 
-    def listen(kind):
+    def listen(kind, rcvhwm=0):
         socket = pool.context.socket(kind)
         sockets.append(socket)
-        socket.linger, socket.rcvtimeo, socket.rcvhwm = 0, 10_000, 0
+        socket.linger, socket.rcvtimeo, socket.rcvhwm = 0, 10_000, rcvhwm
         if kind == zmq.SUB:
             socket.subscribe(b"")
         socket.bind("tcp://127.0.0.1:*")
@@ -129,3 +130,29 @@ def test_stopping_delivers_what_is_queued(pool, listen):
     stopping.start()
     assert [b"%d" % n for n in range(3000)] == [pull.recv() for _ in range(3000)]
     stopping.join(10)
+
+
+def test_a_subscriber_that_does_not_read_holds_nobody_up_for_long(pool, listen):
+    """When a subscriber's queue is full, publishing waits `send_timeout` and then goes on without it."""
+    sub, endpoint = listen(zmq.SUB, rcvhwm=10)
+    config = SocketConfig(
+        SocketType.PUB, endpoint, backlog=10, send_timeout=0.05, subscriber_wait=10, linger=0.01,
+        options={"SNDHWM": 1, "SNDBUF": 4096},
+    )  # fmt: skip
+    label = config.label
+    frame = b"x" * 100_000
+    pool.publish(config, frame)
+    assert sub.poll(10_000)  # it has subscribed, and reads no more from now on
+
+    def overrun():
+        pool.publish(config, frame)
+        return pool.get_stats()["pools"][label]["overruns"]
+
+    eventually(overrun, seconds=60)
+
+
+def test_frames_must_be_bytes(pool, free_endpoint):
+    """What is no bytes is refused in the call that gave it, not in another thread's."""
+    with pytest.raises(TypeError, match="not str"):
+        pool.push(SocketConfig(SocketType.PUSH, free_endpoint), "text")
+    pool.stop(timeout=0.1)
