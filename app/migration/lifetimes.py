@@ -7,8 +7,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 _SET_UP = re.compile(
-    r"_*(?:init|initiali[sz]e|set_?up|bootstrap|configure|prepare|start|startup|on_start|lifespan)(?:_[a-z0-9_]+)?"
-    r"|_*(?:a?main|run|serve|listen|connect|reconnect|open|worker|loop|daemon)"
+    r"_*(?:init|initiali[sz]e|set_?up|bootstrap|configure|start|startup|on_start|lifespan)(?:_[a-z0-9_]+)?"
+    r"|_*(?:a?main|prepare|run|serve|listen|connect|reconnect|open|worker|loop|daemon)"
     r"(?:_(?:zmq|sockets?|contexts?|connections?|agent|server|service|broker|proxy|loop|forever|thread|in_thread))?"
     r"|_*create_(?:zmq_)?(?:sockets?|contexts?|connections?)"
     r"|[a-z0-9_]+_(?:loop|thread|worker|forever|daemon|main|listener|receiver|subscriber)",

@@ -252,16 +252,15 @@ class Subject:
 def test_request_socket(tmp_path: Path) -> None:
     """A REQ socket for each call becomes a leased one: the same answers over fewer connections."""
     after = rewrite(tmp_path, REQUEST)
-    with zmq_server(zmq.REP) as (endpoint, counts, _):
+    with zmq_server(zmq.REP) as (endpoint, counts_before, _):
         old = outcome(tmp_path / "before", endpoint, "plain")
-        eventually(lambda: counts.open_now == 0)
-        opened_before, counts.opened = counts.opened, 0
+        eventually(lambda: counts_before.opened == CALLS + 1)
+    with zmq_server(zmq.REP) as (endpoint, counts, _):
         program = Program(after, endpoint, "pooled")
         eventually(lambda: counts.open_now == 0)
         program.end()
     assert program.outcome["results"] == old["results"]
     assert old["results"][-1] == "failed"
-    assert opened_before == CALLS + 1
     assert counts.opened <= 2  # one, and the one by which the pool watches the endpoint
     assert program.outcome["in_use"] == 0
 
@@ -357,17 +356,15 @@ def test_error_bus(tmp_path: Path) -> None:
         for number in range(CALLS)
         for message in (b'{"error": %d}' % number, b"topic|%d" % number, b'{"also": %d}' % number)
     }
-    with zmq_server(zmq.SUB) as (endpoint, counts, received):
+    with zmq_server(zmq.SUB) as (endpoint, counts_before, _):
         old = outcome(tmp_path / "before", endpoint, "plain")
-        eventually(lambda: counts.open_now == 0)
-        opened_before, counts.opened = counts.opened, 0
-        received.clear()
+        eventually(lambda: counts_before.opened >= CALLS)
+    with zmq_server(zmq.SUB) as (endpoint, counts, received):
         program = Program(after, endpoint, "pooled")
         eventually(lambda: set(received) == expected)
         eventually(lambda: counts.open_now == 0)
         program.end()
     assert program.outcome["results"] == old["results"]
-    assert opened_before >= CALLS
     assert counts.opened <= 2  # one, and the one by which the pool watches the endpoint
 
 
