@@ -22,7 +22,8 @@ from app.migration.libraries import Kind
 from app.migration.rewriting.http_patterns import client_session, one_shot
 from app.migration.rewriting.sql_patterns import sqlite_call
 from app.migration.rewriting.tree import Refused, Source
-from app.migration.rewriting.zmq_patterns import kept_publisher, own_context, publisher, request_socket
+from app.migration.rewriting.zmq_contexts import own_context
+from app.migration.rewriting.zmq_sockets import kept_publisher, publisher, request_socket
 from app.migration.sites import FileReport, Report, Site
 
 _MOST_STEPS = 400

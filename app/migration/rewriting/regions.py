@@ -241,20 +241,16 @@ def wrap(
     Args:
         header: the text between ``with`` and the colon.
         first: a statement to begin the block with.
-        dropped: further statements of the same block, which vanish.
     """
     opening = region.block.body[region.start]
     box = edits.follow(opening)
     after = [edits.follow(each) for each in region.block.body[region.end :]]
-    for node in dropped:
-        edits.remove(node)
 
     def change(block: cst.IndentedBlock) -> cst.IndentedBlock:
         start = position_of(block.body, box)
         end = position_of(block.body, *after)
         inner = list(block.body[start + 1 : end])
-        if first is not None:
-            inner.insert(0, cst.parse_statement(first))
+        inner.insert(0, cst.parse_statement(first))
         template = cst.parse_statement(f"with {header}:\n    pass\n")
         assert isinstance(template, cst.With)
         old = block.body[start]
