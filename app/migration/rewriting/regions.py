@@ -233,9 +233,7 @@ def no_generator(function: cst.FunctionDef) -> None:
         raise Refused("in a generator, which would hold the lease while it is suspended")
 
 
-def wrap(
-    edits: Edits, region: Region, header: str, first: str | None = None, *, dropped: Sequence[cst.CSTNode] = ()
-) -> None:
+def wrap(edits: Edits, region: Region, header: str, first: str) -> None:
     """Put the region's statements into ``with header:``, in the place of the statement that opened it.
 
     Args:
