@@ -7,7 +7,7 @@ occurs mostly inside longer phrases (its degree is high for its frequency) makes
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,7 +16,9 @@ from app.demo.languages import COMMON_WORDS
 LONGEST_PHRASE = 3
 
 # The second alternative makes every sign that ends a phrase a token of its own; blanks and "_" end none.
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\s\w]|\d")
+_TOKEN = re.compile(r"[^\W\d_]++(?:['’-][^\W\d_]++)*+|[^\s\w]|\d")
+_ASCII_TOKEN = re.compile(r"[a-z]++(?:['-][a-z]++)*+|[^\s\w]|\d")  # the same in lower case ASCII, and faster
+_BREAK = "|"
 
 
 def _set(words: str) -> frozenset[str]:
@@ -53,7 +55,8 @@ class Keyword(NamedTuple):
 
 def tokens(text: str) -> list[str]:
     """Return the words of ``text`` in lower case, and between them, as tokens of their own, the signs."""
-    return _TOKEN.findall(text.lower())
+    text = text.lower()
+    return (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text)
 
 
 def keywords(tokens: Iterable[str], limit: int = 8) -> list[Keyword]:
@@ -64,29 +67,25 @@ def keywords(tokens: Iterable[str], limit: int = 8) -> list[Keyword]:
         limit: how many at most.
     """
     phrases = _phrases(tokens)
-    frequency: Counter[str] = Counter()
-    degree: Counter[str] = Counter()
+    words = {phrase: phrase.split(" ") for phrase in phrases}
+    frequency: dict[str, int] = defaultdict(int)
+    degree: dict[str, int] = defaultdict(int)
     for phrase, count in phrases.items():
-        for word in phrase:
+        length = len(words[phrase])
+        for word in words[phrase]:
             frequency[word] += count
-            degree[word] += count * len(phrase)
+            degree[word] += count * length
     company = {word: degree[word] / times for word, times in frequency.items()}
     # RAKE alone prefers what is long and occurs once; the count lets a recurring term win over a chance phrase.
-    scores = {phrase: count * sum(map(company.__getitem__, phrase)) for phrase, count in phrases.items()}
-    best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:limit]
-    return [Keyword(" ".join(phrase), round(score, 2)) for phrase, score in best]
+    scores = {phrase: count * sum(map(company.__getitem__, words[phrase])) for phrase, count in phrases.items()}
+    # Most phrases score below the best few, so only those few are put in order.
+    least = min(sorted(scores.values(), reverse=True)[:limit], default=0.0)
+    best = sorted((-score, phrase) for phrase, score in scores.items() if score >= least)[:limit]
+    return [Keyword(phrase, round(-score, 2)) for score, phrase in best]
 
 
-def _phrases(tokens: Iterable[str]) -> Counter[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
-    phrase: list[str] = []
-    for token in tokens:
-        if len(token) > 2 and token not in STOP_WORDS:
-            phrase.append(token)
-        elif phrase:
-            if len(phrase) <= LONGEST_PHRASE:
-                found.append(tuple(phrase))
-            phrase.clear()
-    if phrase and len(phrase) <= LONGEST_PHRASE:
-        found.append(tuple(phrase))
-    return Counter(found)
+def _phrases(tokens: Iterable[str]) -> Counter[str]:
+    """Return what stands between stop words, short words and signs, and how often it does."""
+    marked = [token if len(token) > 2 and token not in STOP_WORDS else _BREAK for token in tokens]
+    runs = map(str.strip, " ".join(marked).split(_BREAK))
+    return Counter(run for run in runs if run and run.count(" ") < LONGEST_PHRASE)

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
-from pathlib import PurePosixPath
 
 UNKNOWN = "unknown"
 
@@ -108,6 +107,7 @@ COMMON_WORDS: dict[str, frozenset[str]] = {
         "heeft hebben worden deze kan"
     ),
 }
+_ALL_COMMON_WORDS = frozenset[str]().union(*COMMON_WORDS.values())
 _FEWEST_HITS = 3
 _SMALLEST_SHARE = 0.04
 
@@ -119,11 +119,13 @@ def programming_language(path: str, text: str = "") -> str:
         path: with ``/``; its name decides.
         text: the file's text; a first line such as ``#!/usr/bin/env python3`` decides when the name says nothing.
     """
-    name = PurePosixPath(path.lower())
-    language = _BY_NAME.get(name.name) or _BY_SUFFIX.get(name.suffix)
+    name = path.lower().rpartition("/")[2]
+    stem, dot, ending = name.rpartition(".")
+    suffix = dot + ending if stem else ""
+    language = _BY_NAME.get(name) or _BY_SUFFIX.get(suffix)
     if language:
         return language
-    if name.suffix == ".txt":
+    if suffix == ".txt":
         return "text"
     shebang = _SHEBANG.match(text[:200])
     if shebang:
@@ -149,7 +151,8 @@ def natural_language(words: Iterable[str]) -> str:
     """
     counts = words if isinstance(words, Counter) else Counter(words)
     total = counts.total()
-    hits = {code: sum(counts.get(word, 0) for word in common) for code, common in COMMON_WORDS.items()}
+    there = _ALL_COMMON_WORDS.intersection(counts)
+    hits = {code: sum(map(counts.__getitem__, there & common)) for code, common in COMMON_WORDS.items()}
     best = max(hits, key=hits.__getitem__)
     if hits[best] < _FEWEST_HITS or hits[best] < total * _SMALLEST_SHARE:
         return UNKNOWN
