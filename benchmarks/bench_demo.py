@@ -202,19 +202,19 @@ class _Response:
 class PerCallSQL(SQLPool):
     """Opens and closes a connection for each statement and each transaction."""
 
-    def execute_query(self, config: Any, sql: str, params: Any = (), timeout: float | None = None) -> Any:
+    def execute_query(self, config: Any, sql: str, params: Any = (), *options: Any) -> Any:
         with _engine(config.database).connect() as connection, connection.begin():
             result = connection.exec_driver_sql(sql, tuple(params))
             return result.fetchall() if result.returns_rows else []
 
-    async def execute_query_async(self, config: Any, sql: str, params: Any = (), timeout: float | None = None) -> Any:
+    async def execute_query_async(self, config: Any, sql: str, params: Any = (), *options: Any) -> Any:
         return await asyncio.to_thread(self.execute_query, config, sql, params)
 
-    def execute_many(self, config: Any, sql: str, rows: Any, timeout: float | None = None) -> Any:
+    def execute_many(self, config: Any, sql: str, rows: Any, *options: Any) -> Any:
         with _engine(config.database).connect() as connection, connection.begin():
             return connection.exec_driver_sql(sql, [tuple(row) for row in rows]).rowcount
 
-    async def execute_many_async(self, config: Any, sql: str, rows: Any, timeout: float | None = None) -> Any:
+    async def execute_many_async(self, config: Any, sql: str, rows: Any, *options: Any) -> Any:
         return await asyncio.to_thread(self.execute_many, config, sql, rows)
 
     def transaction(self, config: Any, readonly: bool = False, timeout: float | None = None) -> Any:
