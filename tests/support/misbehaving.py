@@ -141,6 +141,8 @@ async def _cut(it: Exchange) -> None:
     when = it.request.query.get("when", "before")
     if when == "headers":
         await it.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Half")
+    if when == "empty":
+        await it.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Half")
     if when == "lines":
         await it.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n")
     if when == "body":

@@ -44,9 +44,10 @@ class _Response(http.client.HTTPResponse):
         self.fp: io.BufferedReader = _Reader(sock.makefile("rb", buffering=0))
 
     def begin(self) -> None:
+        reader = self.fp  # which begin() drops where there is no body
         super().begin()
-        # A body that ends with the connection is read by read(), never by lines, so this is about the headers.
-        if getattr(self.fp, "ended", False):
+        # Nothing but the headers was read until here.
+        if isinstance(reader, _Reader) and reader.ended:
             raise TruncatedHeaders("the connection ended within the response's headers")
 
 

@@ -72,7 +72,9 @@ class SyncTransport:
         try:
             connection = entry.resource
             if connection.sock is None:
-                open_connection(connection, guard, min(call.config.connect_timeout, call.remaining()))
+                # Not `remaining()`, whose DeadlineExceeded is an OSError: the watchdog says when it is too late.
+                left = max(0.001, call.deadline - time.monotonic())
+                open_connection(connection, guard, min(call.config.connect_timeout, left))
                 call.account.origin.connected()
             guard.sock = connection.sock
             sent = True

@@ -72,7 +72,7 @@ async def test_a_retry_that_would_come_too_late_is_not_waited_for(ask: Ask, conf
 @pytest.mark.parametrize(
     ("path", "when"),
     [("/reset", "before"), ("/reset", "headers"), ("/reset", "body"), ("/cut", "before"), ("/cut", "headers"),
-     ("/cut", "lines"), ("/cut", "body"), ("/cut", "chunk")],
+     ("/cut", "lines"), ("/cut", "empty"), ("/cut", "body"), ("/cut", "chunk")],
 )  # fmt: skip
 async def test_a_lost_connection_is_retried_for_idempotent_requests_only(
     ask: Ask, config: HTTPConfig, server: MisbehavingServer, path: str, when: str
