@@ -1,13 +1,16 @@
-"""A TCP proxy that resets and swallows."""
+"""A TCP proxy that resets and swallows, and speaks TLS for a server that cannot."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from types import TracebackType
 from typing import Self
+
+_TLS_REQUEST = 80877103
 
 
 class Proxy:
@@ -15,9 +18,11 @@ class Proxy:
 
     Args:
         port: where the server listens, on 127.0.0.1.
+        tls: with what to answer clients of PostgreSQL that ask for TLS; the server itself sees none.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._target = port
         self._open = asyncio.Event()  # bytes pass; cleared, they vanish, and nobody is told
         self._writers: set[asyncio.StreamWriter] = set()
@@ -81,11 +86,26 @@ class Proxy:
         self._writers.add(writer)
         try:
             await self._open.wait()
+            begun = await self._answer_tls_request(reader, writer) if self._tls is not None else b""
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.add(server_writer)
+            server_writer.write(begun)
             await asyncio.gather(self._pump(reader, server_writer), self._pump(server_reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            writer.transport.abort()  # the client went away, or does not trust the certificate
         finally:
             self._served.discard(task)
+
+    async def _answer_tls_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """Speak TLS if the client's first message asks for it, else return that message's beginning."""
+        first = await reader.readexactly(8)
+        if struct.unpack("!ii", first) != (8, _TLS_REQUEST):
+            return first
+        writer.write(b"S")
+        await writer.drain()
+        assert self._tls is not None
+        await writer.start_tls(self._tls)
+        return b""
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -118,9 +118,9 @@ class AsyncpgDriver:
         cause = getattr(original, "__cause__", None) or original
         if isinstance(cause, asyncpg.PostgresError):
             return cause.sqlstate in _PERMANENT_STATES
-        return isinstance(cause, ssl.SSLCertVerificationError) or not isinstance(
-            cause, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError
-        )
+        if isinstance(cause, ssl.SSLCertVerificationError) or "rejected SSL upgrade" in str(cause):
+            return True
+        return not isinstance(cause, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
     # The side's part
 
