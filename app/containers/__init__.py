@@ -14,6 +14,7 @@ from app.containers.errors import (
     NoMessageError,
     NotWiredError,
     StartTimeoutError,
+    StopTimeoutError,
     UnresolvedMarkersError,
 )
 from app.containers.injection import inject
@@ -44,6 +45,7 @@ __all__ = [
     "Provide",
     "Resources",
     "StartTimeoutError",
+    "StopTimeoutError",
     "UnresolvedMarkersError",
     "inject",
     "leased",

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import linecache
 from asyncio import iscoroutine, isfuture
 from collections.abc import Callable
@@ -53,13 +54,16 @@ def compile_wrapper(function: Callable[..., Any], record: Any) -> Callable[..., 
     injected = [name for name in parameters if name in record.reference_injections]
     if not _writable(list(parameters.values()), injected):
         return None
+    calls = count_calls(record)
     name = f"{function.__module__}.{function.__qualname__}"
     is_async = inspect.iscoroutinefunction(function)
     namespace: dict[str, Any] = {
         "_inject_function": function,
         "_inject_record": record,
         "_inject_absent": ABSENT,
-        "_inject_unwired": functools.partial(NotWiredError, name),
+        "_inject_late": functools.partial(late_provider, record),
+        "_inject_enter": calls.entered,
+        "_inject_done": calls.left,
         "_inject_managed": functools.partial(_managed, name, is_async),
         "_inject_enterable": _ENTERABLE[is_async],
         "_inject_leave": _leave,
@@ -139,7 +143,7 @@ class _Text:
             "try:",
             f"    {provider} = _inject_record.injections[{name!r}]",
             "except KeyError:",
-            f"    raise _inject_unwired({name!r}) from None",
+            f"    {provider} = _inject_late({name!r})",
         ]
 
     def manager(self, name: str, opened: str) -> list[str]:
@@ -226,14 +230,20 @@ def _mixed(text: _Text, injected: list[str]) -> list[str]:
         f"    _inject_result = {text.call}",
         "except BaseException as _inject_failure:",
         f"    _inject_left = {text.wait}_inject_leave{text.twin}(_inject_opened, _inject_failure)",
-        "    if _inject_left is _inject_failure:",
-        "        raise",
-        "    if _inject_left is not None:",
-        "        raise _inject_left",
+        "    try:",
+        "        if _inject_left is _inject_failure:",
+        "            raise",
+        "        if _inject_left is not None:",
+        "            raise _inject_left",
+        "    finally:",
+        "        del _inject_left",  # its traceback holds this frame: they would keep each other, and a connection
         "    return None",
         f"_inject_left = {text.wait}_inject_leave{text.twin}(_inject_opened, None)",
-        "if _inject_left is not None:",
-        "    raise _inject_left",
+        "try:",
+        "    if _inject_left is not None:",
+        "        raise _inject_left",
+        "finally:",
+        "    del _inject_left",
         "return _inject_result",
     ]
 
@@ -243,10 +253,60 @@ def _indented(lines: list[str], depth: int = 1) -> list[str]:
 
 
 def _function(header: str, body: list[str]) -> str:
-    return "\n".join([header, *_indented(body), ""])
+    counted = ["next(_inject_enter)", "try:", *_indented(body), "finally:", "    next(_inject_done)"]
+    return "\n".join([header, *_indented(counted), ""])
 
 
 # What the compiled text calls
+
+
+class Calls:
+    """How many calls of a function have begun and ended. ``next`` on a counter is atomic and takes no lock."""
+
+    __slots__ = ("entered", "left")
+
+    def __init__(self) -> None:
+        self.entered = itertools.count()
+        self.left = itertools.count()
+
+    @property
+    def running(self) -> int:
+        """How many are running now."""
+        left = _reading(self.left)  # first: a call that ends in between must not make this negative
+        return _reading(self.entered) - left
+
+
+_calls: dict[Any, Calls] = {}
+
+
+def count_calls(record: Any) -> Calls:
+    """Return the counters of the function that ``record`` is about."""
+    return _calls.setdefault(record.original, Calls())
+
+
+def running_calls(function: Callable[..., Any]) -> int:
+    """Return how many calls of a decorated ``function`` are running."""
+    calls = _calls.get(inspect.unwrap(function))
+    return 0 if calls is None else calls.running
+
+
+def _reading(counter: itertools.count[int]) -> int:
+    state: Any = counter.__reduce__()  # (itertools.count, (next value,))
+    value: int = state[1][0]
+    return value
+
+
+def late_provider(record: Any, parameter: str) -> Any:
+    """Return the provider of a function whose module was imported after its container was wired.
+
+    Raises:
+        NotWiredError: no running container serves it.
+    """
+    from app.containers import wiring  # it imports this module
+
+    if wiring.bind_late(record.patched) and parameter in record.injections:
+        return record.injections[parameter]
+    raise NotWiredError(f"{record.original.__module__}.{record.original.__qualname__}", parameter) from None
 
 
 def is_pending(value: Any) -> bool:

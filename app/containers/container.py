@@ -29,7 +29,7 @@ def _database(pool: providers.Provider[SQLPool], config: Any) -> providers.Provi
 
 
 def _api(pool: providers.Provider[HTTPPool], config: Any) -> providers.Provider[Any]:
-    return providers.Singleton(HTTPClient, pool, config)
+    return providers.Factory(HTTPClient, pool, config)
 
 
 def _peer(pool: providers.Provider[ZMQPool], config: Any) -> providers.Provider[Any]:

@@ -111,5 +111,13 @@ class StartTimeoutError(ContainerError, TimeoutError):
         super().__init__(f"{name} did not start within {seconds:g} s; raise start_timeout, or find what it waits for")
 
 
+class StopTimeoutError(ContainerError, TimeoutError):
+    """A part of the container did not stop within the stop's time limit and was left behind."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name} did not stop in time and was left behind; find what its stop() waits for")
+
+
 class LifecycleError(ContainerError, RuntimeError):
     """A container was started twice, or stopped in another event loop than the one that it was started in."""

@@ -22,6 +22,8 @@ def names(container: AnyContainer) -> dict[str, AnyProvider]:
     """Return every provider of ``container`` that a string marker can name, by that name."""
     found: dict[str, AnyProvider] = {}
     for name, provider in container.providers.items():
+        if name == "__self__":
+            continue
         found[name] = provider
         if isinstance(provider, Named):
             for resource in provider.names:
@@ -72,7 +74,7 @@ def refuse_captured_leases(container: AnyContainer) -> None:
         CapturedLeaseError: a singleton, a pool or a resource is; through factories too.
     """
     labels = {provider: name for name, provider in reversed(list(names(container).items()))}
-    for holder in map(_effective, container.providers.values()):
+    for holder in map(_effective, providers.traverse(*container.providers.values())):
         if isinstance(holder, _LONG_LIVED):
             lease = _captured(holder, set())
             if lease is not None:
@@ -84,7 +86,8 @@ def _captured(provider: AnyProvider, seen: set[AnyProvider]) -> AnyProvider | No
         if isinstance(needed, (LeaseProvider, PerMessage)):
             return needed
         # Another long-lived one is looked at for itself; a group of names is no lease.
-        if needed not in seen and not isinstance(needed, (*_LONG_LIVED, Named)):
+        # What is given as a provider is asked for a lease at each use.
+        if needed not in seen and not isinstance(needed, (*_LONG_LIVED, Named, providers.Delegate)):
             seen.add(needed)
             lease = _captured(needed, seen)
             if lease is not None:

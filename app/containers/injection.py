@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
 
@@ -47,7 +47,8 @@ def inject(function: F) -> F:
     """
     if isinstance(function, (classmethod, staticmethod)):
         return cast(F, type(function)(inject(function.__func__)))
-    markers = _markers(function)
+    _refuse_what_returns_early(function)
+    markers = _markers(function, sys._getframe(1).f_locals)
     if not markers:
         raise TypeError(
             f"{function.__module__}.{function.__qualname__} has no parameter to inject; give one a default "
@@ -63,13 +64,26 @@ def inject(function: F) -> F:
     return cast(F, wrapper)
 
 
-def _markers(function: Callable[..., Any]) -> dict[str, Any]:
+def _refuse_what_returns_early(function: Callable[..., Any]) -> None:
+    """Refuse what is no function, and a wrapper that returns before the function inside it has ended."""
+    if not inspect.isfunction(function):
+        raise TypeError(f"@inject takes a function, not {function!r}; decorate the function itself")
+    inner = inspect.unwrap(function)
+    lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(inner) and not kind(function) for kind in lazy):
+        raise TypeError(
+            f"{function.__module__}.{function.__qualname__}: another decorator stands between @inject and the function, "
+            "and what it makes would outlive the lease; put @inject below it, directly above the function"
+        )
+
+
+def _markers(function: Callable[..., Any], around: Mapping[str, Any]) -> dict[str, Any]:
     """Return the marker of each parameter that has one, as its default or in ``Annotated``."""
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = parameter.annotation
         if isinstance(annotation, str):
-            annotation = _evaluated(function, annotation)
+            annotation = _evaluated(function, annotation, around)
         candidates = [*(get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()), parameter.default]
         marker = next(filter(wiring._is_marker, candidates), None)
         if marker is not None:
@@ -77,10 +91,13 @@ def _markers(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def _evaluated(function: Callable[..., Any], annotation: str) -> Any:
-    """Return what a postponed annotation means, ``None`` if it names what only a type checker sees."""
+def _evaluated(function: Any, annotation: str, around: Mapping[str, Any]) -> Any:
+    """Return what a postponed annotation means, ``None`` if it names what only a type checker sees.
+
+    ``around`` are the names where the function is decorated: an alias may be local to another function.
+    """
     try:
-        return eval(annotation, function.__globals__, dict(inspect.getclosurevars(function).nonlocals))
+        return eval(annotation, function.__globals__, dict(around))
     except Exception as error:
         if "Provide[" in annotation or "Closing[" in annotation:
             raise TypeError(
@@ -119,16 +136,10 @@ class _Call:
             values.append((name, provider()))
         return values
 
-    def close_resources(self) -> None:
-        """Shut down what a ``Closing[...]`` marker asks for."""
-        for provider in self.record.closing.values():
-            if getattr(provider, "initialized", False):
-                provider.shutdown()
-
     def open(self, stack: ExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Fill ``kwargs``, with each lease open until ``stack`` closes."""
-        if self.record.closing:
-            stack.callback(self.close_resources)
+        for provider in self.record.closing.values():
+            stack.callback(_shut_down, provider)
         for name, value in self.resolve(args, kwargs):
             kwargs[name] = stack.enter_context(self.manager(name, value)) if type(value) is Lease else value
 
@@ -141,8 +152,8 @@ class _Call:
 
     async def open_async(self, stack: AsyncExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Fill ``kwargs`` as ``open`` does, preferring what asyncio offers."""
-        if self.record.closing:
-            stack.push_async_callback(self.close_resources_async)
+        for provider in self.record.closing.values():
+            stack.push_async_callback(_shut_down_async, provider)
         for name, value in self.resolve(args, kwargs):
             if type(value) is Lease:
                 manager: Any = value.open()
@@ -153,13 +164,16 @@ class _Call:
             else:
                 kwargs[name] = await value if is_pending(value) else value
 
-    async def close_resources_async(self) -> None:
-        """Do what ``close_resources`` does, waiting for asynchronous resources."""
-        for provider in self.record.closing.values():
-            if getattr(provider, "initialized", False):
-                done = provider.shutdown()
-                if inspect.isawaitable(done):
-                    await done
+
+def _shut_down(provider: Any) -> Any:
+    """Shut down a resource that a ``Closing[...]`` marker names, if this call initialised it."""
+    return provider.shutdown() if getattr(provider, "initialized", False) else None
+
+
+async def _shut_down_async(provider: Any) -> None:
+    done = _shut_down(provider)
+    if inspect.isawaitable(done):
+        await done
 
 
 def _wrap(function: Callable[..., Any], record: wiring.PatchedCallable) -> Callable[..., Any]:
@@ -208,12 +222,24 @@ def _wrap_generator(function: Callable[..., Any], call: _Call) -> Callable[..., 
 
 def _wrap_async_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
     @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         async with AsyncExitStack() as stack:
             await call.open_async(stack, args, kwargs)
-            # `async for` closes neither the inner generator on a break nor on an error of the consumer.
+            # As `yield from` does for generators, which has no asynchronous form.
             items = await stack.enter_async_context(aclosing(function(*args, **kwargs)))
-            async for item in items:
-                yield item
+            step = items.asend(None)
+            while True:
+                try:
+                    item = await step
+                except StopAsyncIteration:
+                    return
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, for the body to see
+                    step = items.athrow(error)
+                else:
+                    step = items.asend(sent)
 
     return wrapper

@@ -26,7 +26,7 @@ class Picture:
         self.names = {
             name: provider
             for name, provider in graph.names(container).items()
-            if name != "__self__" and not isinstance(provider, Named) and not _is_view(name)
+            if not isinstance(provider, Named) and not _is_view(name)
         }
         labels = {provider: name for name, provider in reversed(list(self.names.items()))}
         self.edges: Edges = sorted(

@@ -16,7 +16,7 @@ Every further key of such a table is an option of the configuration class behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -89,6 +89,11 @@ class Resources(BaseSettings):
         """Put ``poolwire.toml`` below the environment and ``.env``."""
         named = {kind: table for kind, table in read_config_file().items() if kind in cls.kinds}
         return init_settings, env_settings, dotenv_settings, InitSettingsSource(settings_cls, init_kwargs=named)
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """Show names only: an address may carry a password."""
+        for kind in self.kinds:
+            yield kind, sorted(getattr(self, kind))
 
     def _refuse_unknown_tables(self) -> None:
         pools = (ZMQPoolSettings.table, SQLPoolSettings.table, HTTPPoolSettings.table)

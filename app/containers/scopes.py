@@ -21,8 +21,9 @@ from typing import Any, Self, TypeVar
 
 from dependency_injector import providers
 
-from app.containers.errors import NoMessageError
+from app.containers.errors import ContainerError, NoMessageError
 from app.containers.lease import Lease
+from app.containers.tasks import to_its_end
 
 T = TypeVar("T")
 
@@ -32,8 +33,10 @@ _MISSING: Any = object()
 class _Kept:
     """What a scope has opened: each lease once, closed in reverse when the scope ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_async: bool) -> None:
         self.values: dict[str, Any] = {}
+        self._is_async = is_async
+        self._closed = False
         self._lock = threading.RLock()
         self._opened: dict[object, Any] = {}
         self._opening: dict[object, asyncio.Future[Any]] = {}
@@ -43,6 +46,8 @@ class _Kept:
     def get(self, key: object, lease: Lease[Any]) -> Any:
         """Return what ``lease`` opened at the first use of ``key`` in this scope."""
         with self._lock:
+            if self._closed:
+                raise NoMessageError("a lease of a message that is done")
             if key not in self._opened:
                 manager: Any = lease.open()
                 self._opened[key] = self._stack.enter_context(manager)
@@ -50,6 +55,13 @@ class _Kept:
 
     async def get_async(self, key: object, lease: Lease[Any]) -> Any:
         """Do what ``get`` does with the asynchronous side of ``lease``; tasks that come together open it once."""
+        if self._closed:
+            raise NoMessageError("a lease of a message that is done")
+        if not self._is_async:
+            raise ContainerError(
+                "a coroutine shares a lease in a scope that was begun without asyncio and could not close it; "
+                "begin it with `async with message_scope_async()`, or `async with Lifecycle(...)`"
+            )
         opening = self._opening.get(key)
         if opening is None:
             opening = self._opening[key] = asyncio.ensure_future(self._open(lease))
@@ -64,11 +76,17 @@ class _Kept:
 
     def close(self, *error: Any) -> None:
         """Close what functions opened."""
-        self._opened.clear()
+        with self._lock:
+            self._closed = True
+            self._opened.clear()
         self._stack.__exit__(*error)
 
     async def close_async(self, *error: Any) -> None:
-        """Close everything."""
+        """Close everything, also when the message is cancelled meanwhile."""
+        await to_its_end(self._close_async(*error))
+
+    async def _close_async(self, *error: Any) -> None:
+        self._closed = True
         pending = [opening for opening in self._opening.values() if not opening.done()]
         if pending:
             await asyncio.wait(pending)
@@ -96,7 +114,7 @@ def message_scope(**values: Any) -> Iterator[None]:
     Args:
         values: what ``ContextValue`` providers give, by name.
     """
-    kept = _inner(values)
+    kept = _inner(values, is_async=False)
     token = _message.set(kept)
     try:
         yield
@@ -112,7 +130,7 @@ def message_scope(**values: Any) -> Iterator[None]:
 @asynccontextmanager
 async def message_scope_async(**values: Any) -> AsyncIterator[None]:
     """Do what ``message_scope`` does for a coroutine, whose leases are asynchronous."""
-    kept = _inner(values)
+    kept = _inner(values, is_async=True)
     token = _message.set(kept)
     try:
         yield
@@ -125,9 +143,9 @@ async def message_scope_async(**values: Any) -> AsyncIterator[None]:
         _message.reset(token)
 
 
-def _inner(values: dict[str, Any]) -> _Kept:
+def _inner(values: dict[str, Any], *, is_async: bool) -> _Kept:
     outer = _message.get()
-    kept = _Kept()
+    kept = _Kept(is_async=is_async)
     kept.values = values if outer is None else {**outer.values, **values}
     return kept
 
@@ -204,7 +222,11 @@ class PerContainer(PerMessage[T]):
 
     def __init__(self, lease: providers.Provider[Lease[T]]) -> None:
         super().__init__(lease)
-        self._kept = _Kept()
+        self._kept = _Kept(is_async=False)
+
+    def begin(self, *, is_async: bool) -> None:
+        """Start with nothing open; ``Lifecycle`` says whether it can close what coroutines open."""
+        self._kept = _Kept(is_async=is_async)
 
     def _provide(self, args: Any, kwargs: Any) -> Any:
         return self._share(self._kept)

@@ -8,13 +8,16 @@ wrappers of its own. Here only functions that ``inject`` registered, and those t
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Annotated, Any, cast, get_args, get_origin
 
 from dependency_injector import providers, wiring
 
+from app.containers.compiled import running_calls
 from app.containers.errors import AlreadyWiredError, UnresolvedMarkersError
 from app.containers.graph import AnyContainer, names
 
@@ -27,23 +30,37 @@ class Wiring:
 
     Args:
         container: an instance of a container.
-        modules: modules whose functions, methods and inherited methods are wired.
+        modules: modules, or their names, whose functions, methods and inherited methods are wired.
+        packages: packages, or their names; the modules in them are wired as they are imported.
         unchecked: classes and functions in them whose markers the container need not have, such as agents that
             another process runs; a call of one says what is missing.
     """
 
     def __init__(
-        self, container: AnyContainer, modules: Iterable[types.ModuleType], unchecked: Iterable[Any] = ()
+        self,
+        container: AnyContainer,
+        modules: Iterable[types.ModuleType | str] = (),
+        *,
+        packages: Iterable[types.ModuleType | str] = (),
+        unchecked: Iterable[Any] = (),
     ) -> None:
         self._container = container
-        self._modules = list(modules)
+        self._packages = [_module(package).__name__ for package in packages]
+        self._modules = [_module(module) for module in modules]
         self._unchecked = {
             function
             for member in unchecked
             for function in map(_function, vars(member).values() if isinstance(member, type) else [member])
         }
-        self._bound: list[Callable[..., Any]] = []
+        # What each function was bound to before: another container's wiring comes back when this one goes.
+        self._bound: dict[Callable[..., Any], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._attributes: list[wiring.PatchedAttribute] = []
+        self._found: Any = None
+
+    @property
+    def running_calls(self) -> int:
+        """How many calls of the bound functions are running, in all threads and tasks."""
+        return sum(running_calls(function) for function in list(self._bound))
 
     def connect(self) -> None:
         """Bind every marker.
@@ -52,35 +69,70 @@ class Wiring:
             UnresolvedMarkersError: the container lacks what a marker names, an asynchronous provider is meant for a
                 synchronous function, or a function with markers is not decorated; each is named with its place and
                 what to do. Nothing stays bound.
-            AlreadyWiredError: another container serves one of the functions.
+            AlreadyWiredError: another running container serves one of the functions.
         """
-        found = wiring.ProvidersMap(self._container)
         complaints: list[str] = []
-        for contents in map(_Contents, self._modules):
-            for function in contents.registered:
-                if _served_by.setdefault(function, self) is not self:
-                    self.disconnect()
-                    raise AlreadyWiredError(_place(function))
-                wiring._bind_injections(function, found)
-                self._bound.append(function)
-                if function not in self._unchecked:
-                    complaints += self._unresolved(function)
-            for owner, name, marker in contents.markers:
-                wiring._patch_attribute(owner, name, marker, found)
-                self._attributes.append(wiring.PatchedAttribute(owner, name, marker))
-            for function in contents.undecorated:
-                if function not in self._unchecked:
-                    complaints.append(f"{_place(function)} has markers but no decorator; add @inject")
-        if complaints:
+        try:
+            self._found = wiring.ProvidersMap(self._container)
+            for contents in map(_Contents, self._covered()):
+                for function in contents.registered:
+                    complaints += self._bind(function)
+                for owner, name, marker in contents.markers:
+                    complaints += self._bind_attribute(owner, name, marker)
+                for function in contents.undecorated:
+                    if function not in self._unchecked:
+                        complaints.append(f"{_place(function)} has markers but no decorator; add @inject")
+            if complaints:
+                raise UnresolvedMarkersError(list(dict.fromkeys(complaints)))
+        except BaseException:
             self.disconnect()
-            raise UnresolvedMarkersError(list(dict.fromkeys(complaints)))
+            raise
+        if self._packages:
+            _late.append(self)
+
+    def _covered(self) -> list[types.ModuleType]:
+        imported = [module for name, module in list(sys.modules.items()) if self._covers(name)]
+        return list(dict.fromkeys([*self._modules, *imported]))
+
+    def _covers(self, module: str) -> bool:
+        return any(module == package or module.startswith(f"{package}.") for package in self._packages)
+
+    def _bind(self, function: Callable[..., Any]) -> list[str]:
+        """Bind one function; return what is wrong with its markers."""
+        if _served_by.setdefault(function, self) is not self:
+            raise AlreadyWiredError(_place(function))
+        record = wiring._patched_registry.get_callable(function)
+        self._bound.setdefault(function, (record.injections, record.closing))
+        record.injections, record.closing = {}, {}
+        wiring._bind_injections(function, self._found)
+        return [] if function in self._unchecked else list(self._unresolved(function))
+
+    def _bind_attribute(self, owner: Any, name: str, marker: Any) -> list[str]:
+        if self._found.resolve_provider(marker.provider, marker.modifier) is None:
+            return [f"{getattr(owner, '__qualname__', owner.__name__)}.{name}: {self._missing(marker.provider)}"]
+        wiring._patch_attribute(owner, name, marker, self._found)
+        self._attributes.append(wiring.PatchedAttribute(owner, name, marker))
+        return []
+
+    def bind_late(self, function: Callable[..., Any]) -> bool:
+        """Bind a function of a module that was imported after ``connect``; return whether it is covered."""
+        if function in self._bound or not self._covers(function.__module__):
+            return False
+        complaints = self._bind(function)
+        if complaints:
+            raise UnresolvedMarkersError(complaints)
+        return True
 
     def disconnect(self) -> None:
-        """Unbind everything."""
+        """Unbind everything, and let what was bound before serve again."""
+        if self in _late:
+            _late.remove(self)
         while self._bound:
-            function = self._bound.pop()
-            wiring._unbind_injections(function)
-            _served_by.pop(function, None)
+            function, before = self._bound.popitem()
+            record = wiring._patched_registry.get_callable(function)
+            record.injections, record.closing = before
+            if _served_by.get(function) is self:
+                del _served_by[function]
         while self._attributes:
             wiring._unpatch_attribute(self._attributes.pop())
 
@@ -94,11 +146,26 @@ class Wiring:
                         "make the function `async def`"
                     )
                 continue
-            known = names(self._container)
-            wanted = marker.provider
-            near = get_close_matches(wanted, known, n=1) if isinstance(wanted, str) else []
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
-            yield f"{_place(function)}, parameter {parameter!r}: the container has no {wanted!r}; {hint}"
+            yield f"{_place(function)}, parameter {parameter!r}: {self._missing(marker.provider)}"
+
+    def _missing(self, wanted: Any) -> str:
+        known = names(self._container)
+        near = get_close_matches(wanted, known, n=1) if isinstance(wanted, str) else []
+        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
+        return f"the container has no {wanted!r}; {hint}"
+
+
+# The wirings that serve modules imported after they began.
+_late: list[Wiring] = []
+
+
+def bind_late(function: Callable[..., Any]) -> bool:
+    """Bind ``function`` to the running container that serves its package, if one does; return whether it did."""
+    return any(each.bind_late(function) for each in reversed(_late))
+
+
+def _module(module: types.ModuleType | str) -> types.ModuleType:
+    return import_module(module) if isinstance(module, str) else module
 
 
 def marker_names(modules: Iterable[types.ModuleType]) -> set[str]:

@@ -248,11 +248,20 @@ def test_a_second_start_is_refused_and_leaves_the_first_alone() -> None:
 
 def test_stopping_in_another_event_loop_is_refused() -> None:
     """A container started in one loop is not stopped in another: its connections belong to the first."""
-    lifecycle = Lifecycle(LedgerContainer())
-    asyncio.run(lifecycle.__aenter__())
+    container: Any = LedgerContainer()
+    lifecycle = Lifecycle(container)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(lifecycle.__aenter__())
 
     with pytest.raises(LifecycleError, match="another event loop"):
         asyncio.run(lifecycle.__aexit__(None, None, None))
+    with pytest.raises(LifecycleError, match="stopped with it too"):
+        lifecycle.__exit__(None, None, None)
+
+    loop.close()  # now nobody else can stop it
+    pool = container.ledger()
+    asyncio.run(lifecycle.__aexit__(None, None, None))
+    assert ["start ledger", "stop ledger"] == pool.log
 
 
 def test_resources_of_dependency_injector_join_the_order() -> None:

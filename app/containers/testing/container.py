@@ -49,16 +49,20 @@ def override(
 
 
 def _replace(container: AnyContainer, name: str, provider: providers.Provider[Any], undo: ExitStack) -> None:
-    head, _, rest = name.partition(".")
+    head, *rest = name.split(".")
     target = container.providers.get(head)
     if target is None:
         raise ContainerError(f"cannot override {name!r}: the container has {', '.join(sorted(container.providers))}")
     if isinstance(target, Named):
-        resource, _, view = rest.partition(".")
-        if not view:
-            undo.callback(target.place, resource, target.place(resource, provider))
+        if not rest:
+            raise ContainerError(f"cannot override all {name!r}; name one, such as {name + '.main'!r}")
+        if len(rest) == 1 and rest[0] not in target.names:
+            undo.callback(target.place, rest[0], target.place(rest[0], provider))
             return
-        target = getattr(getattr(target, resource), view)
+        for segment in rest:
+            target = getattr(target, segment)
+    elif rest:
+        raise ContainerError(f"cannot override {name!r}: only named resources have dots; override {head!r} itself")
     target.override(provider)
     undo.callback(target.reset_last_overriding)
 
