@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from dependency_injector.containers import Container, DeclarativeContainer
 
-from app.containers import AgentContainer, ContainerError, Lifecycle
+from app.containers import ContainerError, Lifecycle
 from app.containers.pictures import FORMATS, Picture
 from app.pools.errors import PoolError
 
@@ -58,8 +59,9 @@ def _load(where: str) -> Any:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise LookupError(f"--container {where!r}: {error}") from None
-    if isinstance(found, type) and issubclass(found, AgentContainer):
-        return found()
-    return found() if callable(found) else found
+    container = found() if isinstance(found, type) and issubclass(found, DeclarativeContainer) else found
+    if not isinstance(container, Container):
+        raise LookupError(f"--container {where!r}: that is no container but a {type(found).__name__}")
+    return container

@@ -314,7 +314,7 @@ def is_pending(value: Any) -> bool:
     return isfuture(value) or iscoroutine(value)
 
 
-class _Both:
+class _AsAsync:
     """Lets a coroutine enter a manager that has no asynchronous side."""
 
     __slots__ = ("_manager",)
@@ -340,33 +340,39 @@ def _managed(function: str, is_async: bool, parameter: str, manager: Any) -> Any
         _ENTERABLE[is_async].add(kind)
         return manager
     if is_async:
-        return _Both(manager)
+        return _AsAsync(manager)
     raise LeaseKindError(function, parameter)
 
 
 def _leave(opened: list[Any], failure: BaseException | None) -> BaseException | None:
     """Leave the managers, the last one first, and return the error that remains, as nested ``with`` would."""
-    while opened:
-        manager = opened.pop()
-        try:
-            if failure is None:
-                manager.__exit__(None, None, None)
-            elif manager.__exit__(type(failure), failure, failure.__traceback__):
-                failure = None
-        except BaseException as error:  # noqa: BLE001 - becomes the error that the next manager sees
-            failure = error
-    return failure
+    try:
+        while opened:
+            manager = opened.pop()
+            try:
+                if failure is None:
+                    manager.__exit__(None, None, None)
+                elif manager.__exit__(type(failure), failure, failure.__traceback__):
+                    failure = None
+            except BaseException as error:  # noqa: BLE001 - becomes the error that the next manager sees
+                failure = error
+        return failure
+    finally:
+        failure = None  # its traceback holds this frame: they would keep each other, and a connection
 
 
 async def _leave_async(opened: list[Any], failure: BaseException | None) -> BaseException | None:
     """Do what ``_leave`` does with asynchronous managers."""
-    while opened:
-        manager = opened.pop()
-        try:
-            if failure is None:
-                await manager.__aexit__(None, None, None)
-            elif await manager.__aexit__(type(failure), failure, failure.__traceback__):
-                failure = None
-        except BaseException as error:  # noqa: BLE001 - becomes the error that the next manager sees
-            failure = error
-    return failure
+    try:
+        while opened:
+            manager = opened.pop()
+            try:
+                if failure is None:
+                    await manager.__aexit__(None, None, None)
+                elif await manager.__aexit__(type(failure), failure, failure.__traceback__):
+                    failure = None
+            except BaseException as error:  # noqa: BLE001 - becomes the error that the next manager sees
+                failure = error
+        return failure
+    finally:
+        failure = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from dependency_injector import containers, providers
 
-from app.containers.errors import CapturedLeaseError, CycleError
+from app.containers.errors import CapturedLeaseError, CycleError, UnresolvedMarkersError
 from app.containers.providers import LeaseProvider, Named, Pooled
 from app.containers.scopes import PerContainer, PerMessage
 
@@ -65,6 +66,25 @@ def start_order(container: AnyContainer) -> list[list[tuple[str, AnyProvider]]]:
     parts = [provider for provider in waves if isinstance(provider, _PARTS)]
     count = max((waves[part] for part in parts), default=0)
     return [[(_label(part, labels), part) for part in parts if waves[part] == number] for number in range(1, count + 1)]
+
+
+def refuse_unknown_methods(container: AnyContainer) -> None:
+    """Make sure that each lease's pool has the method that gives it.
+
+    Raises:
+        UnresolvedMarkersError: one has not; names the provider, the method and the nearest.
+    """
+    complaints = []
+    for name, provider in names(container).items():
+        if isinstance(provider, LeaseProvider):
+            pool: Any = _effective(provider.pool)
+            kind = getattr(pool, "provides", None)
+            if isinstance(kind, type) and not hasattr(kind, provider.method):
+                near = get_close_matches(provider.method, dir(kind), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                complaints.append(f"{name}: {kind.__name__} has no method {provider.method!r}{hint}")
+    if complaints:
+        raise UnresolvedMarkersError(complaints)
 
 
 def refuse_captured_leases(container: AnyContainer) -> None:

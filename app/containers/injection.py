@@ -72,8 +72,8 @@ def _refuse_what_returns_early(function: Callable[..., Any]) -> None:
     lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(kind(inner) and not kind(function) for kind in lazy):
         raise TypeError(
-            f"{function.__module__}.{function.__qualname__}: another decorator stands between @inject and the function, "
-            "and what it makes would outlive the lease; put @inject below it, directly above the function"
+            f"{function.__module__}.{function.__qualname__}: another decorator stands between @inject and the "
+            "function, and what it makes would outlive the lease; put @inject below it, directly above the function"
         )
 
 

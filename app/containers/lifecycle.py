@@ -230,6 +230,7 @@ class Lifecycle:
         self.report = {}
         try:
             self._wiring.connect()
+            graph.refuse_unknown_methods(self.container)
             graph.refuse_captured_leases(self.container)
             return [[make_part(*named) for named in wave] for wave in graph.start_order(self.container)]
         except BaseException:

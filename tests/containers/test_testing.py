@@ -131,6 +131,7 @@ def test_a_lease_left_open_fails_and_names_its_line() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         testing.__exit__(None, None, None)
 
+    lease.__exit__(None, None, None)
     (error,) = caught.value.exceptions
     assert isinstance(error, LeaseLeaked)
     assert "test_testing.py" in str(error)

@@ -32,7 +32,8 @@ class _Ours(dict[str, bool]):
     """Whether a file belongs to the pools or the containers, remembered for each file seen."""
 
     def __missing__(self, filename: str) -> bool:
-        answer = self[filename] = filename.startswith(_INNER)
+        # `inject` compiles its wrappers from text, under a file name of this form.
+        answer = self[filename] = filename.startswith((*_INNER, "<inject "))
         return answer
 
 
