@@ -104,7 +104,8 @@ class Lifecycle:
         self._waves.append(wave)
         started: dict[Part, Future[None]] = {}
         for part in wave:
-            started[part] = workers.submit(functools.partial(self._timed, part))
+            run = workers.run_here if part.keeps_time else workers.submit
+            started[part] = run(functools.partial(self._timed, part))
             wait([started[part]], _HEAD_START)
         wait(started.values(), self.start_timeout)
         errors = []
@@ -140,7 +141,8 @@ class Lifecycle:
                 errors.append(error)
             for part in self._stopping():
                 try:
-                    stopped = workers.submit(functools.partial(part.stop, budget.left))
+                    run = workers.run_here if part.keeps_time else workers.submit
+                    stopped = run(functools.partial(part.stop, budget.left))
                     wait([stopped], budget.left + _GRACE)
                     errors += _failure(part, stopped.exception() if stopped.done() else StopTimeoutError(part.name))
                 except BaseException as error:  # noqa: BLE001 - raised when the rest is stopped

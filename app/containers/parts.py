@@ -12,12 +12,17 @@ from app.containers.errors import LifecycleError
 from app.containers.graph import AnyProvider
 from app.containers.scopes import PerContainer
 from app.pools import Pool
+from app.pools.core.managed import ManagedPool
 
 
 class Part(Protocol):
     """What ``Lifecycle`` starts and stops."""
 
     name: str
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether it is known to start at once and to stop in time, so that no thread need watch over it."""
 
     def start(self) -> None:
         """Make ready."""
@@ -47,6 +52,12 @@ class PoolPart:
         self._pool: Pool | None = None  # stays so if making it failed: then there is nothing to stop
         self._lock = threading.Lock()
         self._started = self._given_up = False
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether the pool is known to start at once and to stop within its time limit."""
+        kind = getattr(self._provider, "provides", None)
+        return isinstance(kind, type) and issubclass(kind, ManagedPool)
 
     def start(self) -> None:
         self._pool = self._provider()
@@ -80,6 +91,8 @@ class PoolPart:
 class ResourcePart:
     """One of dependency-injector's resources, which forgets its object when it shuts down."""
 
+    keeps_time = False
+
     def __init__(self, name: str, provider: Any) -> None:
         self.name = name
         self._provider = provider
@@ -110,6 +123,8 @@ class ResourcePart:
 
 class KeptLeasePart:
     """A lease that the container keeps: opened at its first use, so only its end is in the lifecycle."""
+
+    keeps_time = False
 
     def __init__(self, name: str, provider: PerContainer[Any]) -> None:
         self.name = name

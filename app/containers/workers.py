@@ -38,6 +38,15 @@ class DaemonWorkers:
         self._work.put((future, function))
         return future
 
+    def run_here(self, function: Callable[[], Any]) -> Future[Any]:
+        """Run ``function``, which is known to end soon, in the caller's thread."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function())
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
+            future.set_exception(error)
+        return future
+
     def close(self) -> None:
         """Let the threads end when they have done what they do."""
         for _ in range(self._threads):

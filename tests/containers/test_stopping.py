@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,6 +14,7 @@ from dependency_injector import containers, providers
 
 from app.containers import (
     AgentContainer,
+    Lease,
     LeaseProvider,
     Lifecycle,
     LifecycleError,
@@ -315,20 +317,25 @@ def test_failed_calls_keep_nothing_alive() -> None:
 
     kept: list[weakref.ref[Thing]] = []
 
+    @contextmanager
+    def lend() -> Iterator[str]:
+        yield "lent"
+
+    class Container(LedgerContainer):  # the ledger itself would keep what ended each of its leases
+        lent = providers.Factory(Lease, providers.Object(lend))
+
     @inject
-    def work(first: Connection = Provide["first"], greeting: str = Provide["greeting"]) -> None:
+    def work(lent: str = Provide["lent"], greeting: str = Provide["greeting"]) -> None:
         thing = Thing()
         kept.append(weakref.ref(thing))
         raise ZeroDivisionError
 
-    container: Any = LedgerContainer()
-    with Lifecycle(container, modules=[module_with(work)]):
+    with Lifecycle(Container(), modules=[module_with(work)]):
         gc.disable()
         try:
             for _ in range(20):
                 with suppress(ZeroDivisionError):
                     work()
-            container.ledger().returned.clear()  # the ledger's own record of what ended each lease
             alive = sum(reference() is not None for reference in kept)
         finally:
             gc.enable()
