@@ -65,7 +65,12 @@ def test_it_is_drawn_for_other_tools(format: str, beginning: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("where", "complaint"),
-    [("office", "write it as package.module:name"), ("office:Offices", "Offices"), ("nowhere:X", "nowhere"), ("json:dumps", "no container")],
+    [
+        ("office", "write it as package.module:name"),
+        ("office:Offices", "Offices"),
+        ("nowhere:X", "nowhere"),
+        ("json:dumps", "no container"),
+    ],
 )
 def test_a_container_that_cannot_be_found_is_an_error(where: str, complaint: str, tmp_path: Path) -> None:
     """What was asked for is named, and the exit code is 2."""
