@@ -44,7 +44,9 @@ def encode(message: object) -> bytes:
 
 def encode_error(error: BaseException) -> bytes:
     """Return the answer that tells a peer of ``error``: its class name and its text."""
-    return orjson.dumps({ERROR_KEY: {"type": type(error).__name__, "message": str(error)}})
+    # A file's name that is not UTF-8 brings lone surrogates into an error's text, which JSON cannot hold.
+    text = str(error).encode(errors="replace").decode()
+    return orjson.dumps({ERROR_KEY: {"type": type(error).__name__, "message": text}})
 
 
 def split(frames: Sequence[bytes]) -> tuple[list[bytes], bytes]:
