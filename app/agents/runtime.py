@@ -12,25 +12,30 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from app.agents.agent import Agent
+from app.agents.definition import check_modules, made
 from app.agents.errors import AgentError, DrainExceeded
 from app.agents.server import AgentServer
-from app.agents.signals import stop_on_signals
-from app.containers import AgentContainer, ContainerError, Lifecycle
+from app.agents.signals import Watchdog, stop_on_signals
+from app.agents.tasks import GRACE, cut_off
+from app.containers import AgentContainer, ContainerError, Lifecycle, StartTimeoutError
 from app.containers.graph import AnyContainer
 from app.containers.lifecycle import modules_of
+from app.containers.tasks import to_its_end
 from app.pools.errors import PoolError
 
 log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_DRAIN_EXCEEDED = 3
+
+_WATCHDOG_GRACE = 5.0  # seconds
 
 
 @dataclass
@@ -74,25 +79,25 @@ async def run(
         on_ready: called once when every agent serves, with their servers.
         handle_signals: whether SIGTERM and SIGINT stop the agents. Only in the main thread.
         start_timeout: seconds for each pool and each ``on_start``.
-        drain_timeout: seconds for everything in flight to end, all agents together.
+        drain_timeout: seconds for everything in flight and every ``on_stop`` to end, all agents together.
         stop_timeout: seconds for the pools to stop.
 
     Returns:
         the counts of the run.
 
     Raises:
-        DrainExceeded: work in flight was cancelled because it did not end in time.
+        AgentDefinitionError: an agent lacks something, or two have one name.
+        DrainExceeded: work in flight, or a hook, was cut off because it did not end in time.
         ExceptionGroup: an agent failed, or several did; also what failed while stopping.
         ContainerError, PoolError: the container could not start.
     """
-    members = [agent() if isinstance(agent, type) else agent for agent in agents]
-    if not members:
-        raise AgentError("no agents to run; give at least one Agent class")
+    members = made(agents)
+    further = check_modules(modules)
     own = modules_of(*map(type, members))
     stop = stop or asyncio.Event()
     lifecycle = Lifecycle(
         AgentContainer() if container is None else container,
-        modules=[*own, *modules],
+        modules=[*own, *further],
         unchecked=_agents_in(own) - {base for member in members for base in type(member).__mro__},
         start_timeout=start_timeout,
         stop_timeout=stop_timeout,
@@ -107,15 +112,15 @@ async def run(
         if handle_signals:
             stack.enter_context(stop_on_signals(on_signal))
         # The whole start gives way to a stop: a signal during a slow connect must not wait for it.
-        if not await _unless(stop, stack.enter_async_context(lifecycle)):
+        if not await _unless(stop, stack.enter_async_context(lifecycle), stop_timeout + GRACE):
             return crew.summary
         try:
-            if await _unless(stop, crew.start()):
+            if await _unless(stop, crew.start(), drain_timeout + 2 * GRACE):
                 if on_ready is not None:
                     on_ready(crew.servers)
                 await crew.serve_until(stop)
         finally:
-            await crew.stop()
+            await to_its_end(crew.stop())
     return crew.summary
 
 
@@ -137,23 +142,39 @@ class _Crew:
         self._drain_timeout = drain_timeout
         self.servers: list[AgentServer] = []
         self._serving: dict[AgentServer, asyncio.Task[None]] = {}
+        self._still_starting: set[AgentServer] = set()
         self.summary = Summary()
 
     async def start(self) -> None:
         """Start each agent and have it serve before the next one starts."""
-        for agent in self._agents:
-            server = AgentServer(agent, self._container)
+        for server in [AgentServer(agent, self._container) for agent in self._agents]:
             self.servers.append(server)
-            async with asyncio.timeout(self._start_timeout):
-                await server.start()
-            serving = asyncio.create_task(server.serve(), name=agent.name)
+            await self._call_on_start(server)
+            serving = asyncio.create_task(server.serve(), name=server.agent.name)
             self._serving[server] = serving
             ready = asyncio.ensure_future(server.ready())
-            await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
-            ready.cancel()
+            try:
+                await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ready.cancel()
             if serving.done():
                 serving.result()
-            log.info("%s is ready", agent.name)
+            log.info("%s is ready", server.agent.name)
+
+    async def _call_on_start(self, server: AgentServer) -> None:
+        starting = asyncio.create_task(server.start())
+        try:
+            await asyncio.wait((starting,), timeout=self._start_timeout)
+            timed_out = not starting.done()
+        finally:
+            # It has to end before `on_stop` may be called.
+            if not await cut_off(starting, grace=max(GRACE, self._drain_timeout)):
+                self._still_starting.add(server)
+        if timed_out:
+            raise StartTimeoutError(f"on_start of {server.agent.name}", self._start_timeout)
+        if starting.cancelled():
+            raise AgentError(f"on_start of {server.agent.name} raised CancelledError")
+        starting.result()
 
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Return at a stop, when an agent fails, or when all have ended."""
@@ -169,16 +190,15 @@ class _Crew:
             stopping.cancel()
 
     async def stop(self) -> None:
-        """Drain in reverse order within one budget, then call each ``on_stop``; raise what went wrong."""
+        """Drain in reverse order within one budget, calling each ``on_stop``; raise what went wrong."""
         errors: list[Exception] = []
         deadline = time.monotonic() + self._drain_timeout
         for server in reversed(self.servers):
             errors += await self._drain(server, deadline)
-            try:
-                await server.stop()
-            except Exception as error:  # noqa: BLE001 - collected, so that the rest is still stopped
-                error.add_note(f"raised by on_stop of {server.agent.name}")
-                errors.append(error)
+            errors += await self._call_on_stop(server, deadline)
+        # Only now, so that each one refuses requests as long as any other still works.
+        await asyncio.gather(*map(self._close, self._serving))
+        for server in self.servers:
             self.summary.handled[server.agent.name] = server.handled
             self.summary.failed[server.agent.name] = server.failed
         if len(errors) == 1 and isinstance(errors[0], DrainExceeded):
@@ -193,15 +213,21 @@ class _Crew:
         name = server.agent.name
         in_flight = server.in_flight
         server.drain()
-        await asyncio.wait((serving,), timeout=max(0.0, deadline - time.monotonic()))
+        drained = asyncio.ensure_future(server.drained())
+        either = (serving, drained)
+        await asyncio.wait(either, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
         left = server.in_flight
+        if not left:  # an idle agent exceeds nothing, however little time there is
+            await asyncio.wait(either, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
         self.summary.drained[name] = in_flight - left
-        if not serving.done():
-            serving.cancel()
-            await asyncio.wait((serving,))
+        in_time = serving.done() or drained.done()
+        drained.cancel()
+        if not in_time:
+            await cut_off(serving, grace=3 * GRACE)
             self.summary.cancelled[name] = left
-            return [DrainExceeded(f"{name}: {left} in flight did not end within {self._drain_timeout:g} s")]
-        failure = None if serving.cancelled() else serving.exception()
+            what = f"{left} in flight" if left else "run()"
+            return [DrainExceeded(f"{name}: {what} did not end within {self._drain_timeout:g} s")]
+        failure = serving.exception() if serving.done() and not serving.cancelled() else None
         if isinstance(failure, ExceptionGroup) and len(failure.exceptions) == 1:
             failure = failure.exceptions[0]
         if isinstance(failure, Exception):
@@ -209,62 +235,121 @@ class _Crew:
             return [failure]
         return []
 
+    async def _call_on_stop(self, server: AgentServer, deadline: float) -> list[Exception]:
+        name = server.agent.name
+        if server in self._still_starting:
+            return [DrainExceeded(f"{name}: on_start did not end when it was cancelled; on_stop was not called")]
+        stopping = asyncio.create_task(server.stop())
+        limit = max(GRACE, deadline - time.monotonic())
+        await asyncio.wait((stopping,), timeout=limit)
+        if not stopping.done():
+            await cut_off(stopping)
+            return [DrainExceeded(f"{name}: on_stop did not end within {limit:.1f} s")]
+        failure = AgentError("CancelledError") if stopping.cancelled() else stopping.exception()
+        if not isinstance(failure, Exception):
+            return []
+        failure.add_note(f"raised by on_stop of {name}")
+        return [failure]
 
-async def _unless(stop: asyncio.Event, work: object) -> bool:
-    """Await ``work``; if ``stop`` is set first, cancel it and return ``False``."""
-    working = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    async def _close(self, server: AgentServer) -> None:
+        server.close()
+        serving = self._serving[server]
+        await asyncio.wait((serving,), timeout=GRACE)
+        await cut_off(serving)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Any], grace: float) -> bool:
+    """Await ``work``; if ``stop`` is set first, cancel it, await its end for ``grace`` seconds, return ``False``."""
+    working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-            return True
-        working.cancel()
-        await asyncio.wait((working,))
-        return False
     finally:
-        working.cancel()
         stopping.cancel()
+        ended = await cut_off(working, grace=grace)
+    if not ended:
+        raise DrainExceeded(f"the start did not end within {grace:g} s after it was told to")
+    if not working.cancelled():
+        working.result()
+    return not stop.is_set()
 
 
 def main(
     *agents: Agent | type[Agent],
     container: AnyContainer | None = None,
     modules: Iterable[ModuleType] = (),
+    start_timeout: float = 30.0,
     drain_timeout: float = 10.0,
     stop_timeout: float = 10.0,
 ) -> NoReturn:
     """Run ``agents`` as this process: the last line of an agent's module.
 
     The process exits with 0 after a clean stop, with 1 if an agent or the container failed, and with 3 if
-    work in flight did not end within ``drain_timeout``. A second signal ends it at once.
+    work was cut off: it did not end within ``drain_timeout``, or the whole stop took 5 seconds longer than
+    ``drain_timeout`` and ``stop_timeout`` together. A second signal ends it at once.
 
     Args:
         agents: instances, or classes that need no arguments, in the order in which they start.
         container: an ``AgentContainer``; one from ``poolwire.toml`` unless given.
         modules: further modules with ``@inject`` functions.
-        drain_timeout: seconds for what is in flight to end.
+        start_timeout: seconds for each pool and each ``on_start``.
+        drain_timeout: seconds for what is in flight to end, and for every ``on_stop``.
         stop_timeout: seconds for the pools to stop.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Up to the very end of the process, which waits for threads that nobody here knows of.
+    watchdog = Watchdog(drain_timeout + stop_timeout + _WATCHDOG_GRACE, EXIT_DRAIN_EXCEEDED)
+
+    async def run_all() -> None:
+        stop = asyncio.Event()
+        with stop_on_signals(lambda _: stop.set(), at_once=watchdog.arm):
+            try:
+                await run(
+                    agents,
+                    container,
+                    modules=modules,
+                    stop=stop,
+                    handle_signals=False,
+                    start_timeout=start_timeout,
+                    drain_timeout=drain_timeout,
+                    stop_timeout=stop_timeout,
+                )
+            except Exception as error:
+                if _was_cut_off(error):
+                    _cut_off(error)  # in the loop, whose own end would wait for what resists
+                raise
+
     try:
-        asyncio.run(run(agents, container, modules=modules, drain_timeout=drain_timeout, stop_timeout=stop_timeout))
-    except DrainExceeded as error:
-        log.error("%s", error)
-        _cut_off()
+        asyncio.run(run_all())
     except (AgentError, ContainerError, PoolError) as error:
         # Misconfigured: the message says what to do, and a traceback through the runtime would bury it.
         print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    except ExceptionGroup as errors:
+    except ExceptionGroup:
         log.exception("the agents stopped after a failure")
-        if errors.subgroup(DrainExceeded) or isinstance(errors.__context__, DrainExceeded):
-            _cut_off()
         sys.exit(EXIT_FAILED)
     sys.exit(0)
 
 
-def _cut_off() -> NoReturn:
-    """Exit at once: a handler's thread that hangs would keep the interpreter from ending."""
-    logging.shutdown()
-    os._exit(EXIT_DRAIN_EXCEEDED)
+def _was_cut_off(error: BaseException | None) -> bool:
+    """Whether work was cut off on the way to ``error``; another one may have been raised after it."""
+    while error is not None:
+        if isinstance(error, DrainExceeded) or (
+            isinstance(error, BaseExceptionGroup) and error.subgroup(DrainExceeded) is not None
+        ):
+            return True
+        error = error.__context__
+    return False
+
+
+def _cut_off(error: Exception) -> NoReturn:
+    """Exit at once: a thread that hangs, or a task that resists, would keep the process from ending."""
+    if isinstance(error, DrainExceeded) and error.__context__ is None:
+        log.error("%s", error)
+    else:
+        log.error("the agents stopped after a failure, and work was cut off", exc_info=error)
+    try:
+        logging.shutdown()
+        sys.stdout.flush()
+    finally:
+        os._exit(EXIT_DRAIN_EXCEEDED)

@@ -6,8 +6,8 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -15,17 +15,19 @@ from typing import Any
 
 from app.agents import envelope
 from app.agents.agent import Agent
-from app.agents.errors import AgentDefinitionError, AgentStopping, MessageError
+from app.agents.definition import ANSWERING, check_endpoint, endpoint_of
+from app.agents.errors import AgentStopping, MessageError
+from app.agents.tasks import cut_off
 from app.containers import message_scope_async
+from app.containers.workers import DaemonWorkers
 from app.pools.zmq_pool import SocketConfig, SocketType
 
 log = logging.getLogger(__name__)
 
 Hook = Callable[..., Awaitable[Any]]
 
-_CANCEL_GRACE = 1.0  # seconds
-_REQUESTS = (SocketType.REP, SocketType.ROUTER)
-_MESSAGES = (SocketType.SUB, SocketType.PULL)
+_QUIET = 50  # milliseconds without a request after which none is left in the socket
+_LAST_CALL = 0.8  # seconds for refusing those that are left; less than GRACE, which the close has in all
 
 
 class State(StrEnum):
@@ -42,7 +44,8 @@ class State(StrEnum):
 class AgentServer:
     """Runs the hooks of one agent.
 
-    ``start`` calls ``on_start``; ``serve`` receives until ``drain`` is called; ``stop`` calls ``on_stop``.
+    ``start`` calls ``on_start``; ``serve`` receives until ``drain`` is called, and refuses requests until
+    ``close`` is; ``stop`` calls ``on_stop``.
 
     Args:
         agent: the agent.
@@ -60,13 +63,16 @@ class AgentServer:
         self.failed = 0
         """How many raised one."""
         self._pool = container.zmq_pool()
-        self._config = _endpoint(agent, container)
-        _check(agent, self._config)
+        self._config = endpoint_of(agent, container)
+        check_endpoint(agent, self._config)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(agent.concurrency)
         self._draining = asyncio.Event()
         self._listening = asyncio.Event()
-        self._threads = ThreadPoolExecutor(agent.concurrency, thread_name_prefix=agent.name)
+        self._idle = asyncio.Event()
+        self._worked = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._threads = DaemonWorkers(agent.name)
         self._handle = self._hook("on_request" if self._answers else "on_message") if self._config else None
         self._wants_topic = _takes_topic(agent)
 
@@ -77,7 +83,7 @@ class AgentServer:
 
     @property
     def _answers(self) -> bool:
-        return self._config is not None and self._config.socket_type in _REQUESTS
+        return self._config is not None and self._config.socket_type in ANSWERING
 
     def _hook(self, name: str) -> Hook:
         """Return the agent's hook as a coroutine function; a plain function runs in the agent's threads."""
@@ -86,9 +92,14 @@ class AgentServer:
             return method  # type: ignore[no-any-return]
 
         async def in_thread(*args: Any, **kwargs: Any) -> Any:
-            loop = asyncio.get_running_loop()
             context = contextvars.copy_context()  # so that the thread works on the same message
-            return await loop.run_in_executor(self._threads, partial(context.run, method, *args, **kwargs))
+            work = asyncio.wrap_future(self._threads.submit(partial(context.run, method, *args, **kwargs)))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                if not work.done():
+                    await asyncio.wait((work,))  # a thread cannot be cancelled; a second cancellation leaves it
+                raise
 
         return in_thread
 
@@ -100,14 +111,17 @@ class AgentServer:
         await self._hook("on_start")()
 
     async def serve(self) -> None:
-        """Receive and handle until ``drain``; raises what ``run`` raises."""
+        """Receive and handle until ``drain``, refuse until ``close``; raises what ``run`` raises."""
         async with asyncio.TaskGroup() as tasks:
             if hasattr(self.agent, "run"):
                 tasks.create_task(self._run())
+            else:
+                self._worked.set()
             if self._config is not None:
                 tasks.create_task(self._receive(self._config))
             else:
                 self._listening.set()
+                self._idle.set()
             await self._listening.wait()
             self.state = State.READY
 
@@ -116,10 +130,19 @@ class AgentServer:
         await self._listening.wait()
 
     def drain(self) -> None:
-        """Accept nothing more. ``serve`` returns when what is in flight has ended."""
+        """Accept nothing more, and let what is in flight end."""
         if self.state is State.READY:
             self.state = State.DRAINING
         self._draining.set()
+
+    async def drained(self) -> None:
+        """Return when nothing is in flight after ``drain`` and ``run`` has ended."""
+        await self._idle.wait()
+        await self._worked.wait()
+
+    def close(self) -> None:
+        """Let ``serve`` return when the requests that have come by now are refused."""
+        self._closing.set()
 
     async def stop(self) -> None:
         """Call ``on_stop``. What it raises is raised."""
@@ -130,7 +153,7 @@ class AgentServer:
             self.state = State.FAILED
             raise
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.close()
 
     async def _run(self) -> None:
         run: Any = self.agent
@@ -143,9 +166,9 @@ class AgentServer:
                 await asyncio.wait((work,))
             if not work.cancelled():
                 work.result()
+            self._worked.set()
         finally:
-            work.cancel()
-            draining.cancel()
+            await cut_off(work, draining)
 
     # Receiving
 
@@ -159,28 +182,24 @@ class AgentServer:
             self._listening.set()
             accepting = asyncio.ensure_future(self._accept(socket))
             draining = asyncio.ensure_future(self._draining.wait())
-            refusing: asyncio.Future[None] | None = None
+            helpers: list[asyncio.Future[Any]] = [accepting, draining]
             try:
-                await asyncio.wait((accepting, draining), return_when=asyncio.FIRST_COMPLETED)
-                accepting.cancel()
-                await asyncio.wait((accepting,))
+                await asyncio.wait(helpers, return_when=asyncio.FIRST_COMPLETED)
+                await cut_off(accepting)
                 if not accepting.cancelled():
                     accepting.result()
-                if self._answers:
-                    refusing = asyncio.ensure_future(self._refuse(socket))
+                refusing = [asyncio.ensure_future(self._refuse(socket))] if self._answers else []
+                helpers += refusing
                 while self._in_flight:
                     await asyncio.wait(self._in_flight)
-            except BaseException:
-                for task in self._in_flight:
-                    task.cancel()
-                if self._in_flight:
-                    # Their leases come back while the pools are still up; a handler that resists is left behind.
-                    await asyncio.wait(self._in_flight, timeout=_CANCEL_GRACE)
-                raise
+                self._idle.set()
+                await self._closing.wait()
+                await cut_off(*refusing)
+                if self._answers:
+                    await self._refuse_the_last(socket)
             finally:
-                for helper in (accepting, draining, refusing):
-                    if helper is not None:
-                        helper.cancel()
+                # The leases of the handlers come back while the pools are still up.
+                await cut_off(*helpers, *self._in_flight)
 
     async def _accept(self, socket: Any) -> None:
         """Receive as long as a slot is free, so that a busy agent's queue pushes back on its senders."""
@@ -203,14 +222,22 @@ class AgentServer:
 
     async def _refuse(self, socket: Any) -> None:
         """Answer requests that come while the agent drains, so that their senders need not wait for nothing."""
-        answer = envelope.encode_error(AgentStopping(f"{self.agent.name} is stopping; the request was not executed"))
         while True:
-            frames = await socket.recv_multipart()
-            try:
-                route, _ = envelope.split(frames)
-            except MessageError:
-                continue  # there is no way back to its sender
-            await socket.send_multipart([*route, answer])
+            await self._refuse_one(socket, await socket.recv_multipart())
+
+    async def _refuse_the_last(self, socket: Any) -> None:
+        """Answer the requests that wait in the socket, but not for ever those of someone who asks again at once."""
+        deadline = time.monotonic() + _LAST_CALL
+        while time.monotonic() < deadline and await socket.poll(_QUIET):
+            await self._refuse_one(socket, await socket.recv_multipart())
+
+    async def _refuse_one(self, socket: Any, frames: list[bytes]) -> None:
+        try:
+            route, _ = envelope.split(frames)
+        except MessageError:
+            return  # there is no way back to its sender
+        refusal = AgentStopping(f"{self.agent.name} is stopping; the request was not executed")
+        await socket.send_multipart([*route, envelope.encode_error(refusal)])
 
     # Handling
 
@@ -235,7 +262,9 @@ class AgentServer:
         try:
             answer = envelope.encode(await self._in_scope(envelope.decode(body)))
             self.handled += 1
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
+                raise
             self.failed += 1
             log.exception("%s could not answer a request", self.agent.name)
             answer = envelope.encode_error(error)
@@ -250,34 +279,17 @@ class AgentServer:
             else:
                 await self._in_scope(message)
             self.handled += 1
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
+                raise
             self.failed += 1
             log.exception("%s could not handle a message", self.agent.name)
 
 
-def _endpoint(agent: Agent, container: Any) -> SocketConfig | None:
-    endpoint = agent.endpoint
-    if isinstance(endpoint, str):
-        sockets: Any = container.sockets
-        config: SocketConfig = getattr(sockets, endpoint).config
-        return config
-    return endpoint
-
-
-def _check(agent: Agent, config: SocketConfig | None) -> None:
-    kind = type(agent).__name__
-    if config is None:
-        if not hasattr(agent, "run"):
-            raise AgentDefinitionError(f"{kind} has neither an endpoint nor run(); give it one of them")
-        return
-    if config.socket_type not in (*_REQUESTS, *_MESSAGES):
-        allowed = ", ".join(member.name for member in (*_REQUESTS, *_MESSAGES))
-        raise AgentDefinitionError(
-            f"{kind} receives on a socket of type {config.socket_type.name}; an agent's endpoint is one of {allowed}"
-        )
-    hook = "on_request" if config.socket_type in _REQUESTS else "on_message"
-    if not hasattr(agent, hook):
-        raise AgentDefinitionError(f"{kind} receives on {config.socket_type.name}, so it needs {hook}(self, message)")
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this task is cancelled; a handler may raise ``CancelledError`` of its own, from a task it awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _takes_topic(agent: Any) -> bool:

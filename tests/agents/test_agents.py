@@ -3,63 +3,17 @@
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dependency_injector import providers
 
-from app.agents import Agent, AgentDefinitionError, AgentServer, DrainExceeded, State, Summary, run
-from app.containers import AgentContainer, Provide, Resources, inject
+from app.agents import Agent, AgentDefinitionError, DrainExceeded, State, run
+from app.containers import Provide, inject
 from app.pools.errors import RequestFailed
-from app.pools.sql_pool import get_sqlite_config
 from app.pools.zmq_pool import Peer, Publisher, SocketConfig, SocketType
+from tests.support.agents import Gated, ask, container, rep, running
 from tests.support.waiting import eventually_async
-
-
-def container(**sockets: SocketConfig) -> Any:
-    """Return a container with a database in memory and ``sockets``, each also as a peer or a publisher."""
-    peers = {
-        name: SocketConfig(SocketType.REQ, config.endpoint)
-        for name, config in sockets.items()
-        if config.socket_type is SocketType.REP
-    }
-    publishers = {
-        name: SocketConfig(
-            SocketType.PUB if config.socket_type is SocketType.SUB else SocketType.PUSH, config.endpoint, bind=True
-        )
-        for name, config in sockets.items()
-        if config.socket_type in (SocketType.SUB, SocketType.PULL)
-    }
-    databases = {"main": get_sqlite_config(":memory:", application_name=uuid.uuid4().hex)}
-    resources = Resources(databases=databases, sockets=sockets, peers=peers, publishers=publishers)
-    return AgentContainer(resources=providers.Object(resources))
-
-
-Running = tuple[list[AgentServer], asyncio.Event, asyncio.Task[Summary]]
-
-
-def rep() -> SocketConfig:
-    return SocketConfig(SocketType.REP, f"inproc://{uuid.uuid4().hex}", bind=True)
-
-
-@asynccontextmanager
-async def running(agents: list[Any], container: Any, **options: Any) -> AsyncIterator[Running]:
-    """Run ``agents`` for the time of a block, and stop them."""
-    stop = asyncio.Event()
-    ready: asyncio.Future[list[AgentServer]] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(
-        run(agents, container, stop=stop, on_ready=ready.set_result, handle_signals=False, **options)
-    )
-    await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        await task
-    try:
-        yield ready.result(), stop, task
-    finally:
-        stop.set()
-        await asyncio.wait((task,))
 
 
 class Echo(Agent):
@@ -79,21 +33,7 @@ class Blocking(Agent):
 
     def on_request(self, message: dict[str, Any]) -> dict[str, Any]:
         self.barrier.wait(20)
-        return {"thread": threading.current_thread().name}
-
-
-class Gated(Agent):
-    endpoint = "echo"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-        self.entered = 0
-
-    async def on_request(self, message: dict[str, Any]) -> dict[str, Any]:
-        self.entered += 1
-        await self.gate.wait()
-        return {"number": message["number"]}
+        return {"thread": threading.get_ident()}
 
 
 class Asking(Agent):
@@ -129,11 +69,6 @@ class Writing(Agent):
         await db.execute_query_async("INSERT INTO seen VALUES (?)", (message["number"],))
         rows = await db.execute_query_async("SELECT count(*) FROM seen")
         return {"count": rows[0][0]}
-
-
-async def ask(wired: Any, name: str, message: dict[str, Any], timeout: float = 20) -> dict[str, Any]:
-    answer: dict[str, Any] = await getattr(wired.peers, name)().ask_async(message, timeout=timeout)
-    return answer
 
 
 async def test_an_agent_answers_requests() -> None:
@@ -318,9 +253,9 @@ async def test_agents_that_have_ended_their_work_end_the_run() -> None:
         async def run(self) -> None:
             await asyncio.sleep(0)
 
-    summary = await run([Finishing, Finishing()], container(), handle_signals=False)
+    summary = await run([Finishing("one"), Finishing("two")], container(), handle_signals=False)
 
-    assert summary.failed == {"finishing": 0}
+    assert summary.failed == {"one": 0, "two": 0}
 
 
 @pytest.mark.parametrize("hook", ["on_start", "run"])

@@ -1,20 +1,16 @@
 """``main`` as a process of its own: signals, exit codes, and what it prints."""
 
-import os
 import signal
 import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from tests.support.agent_process import Process
 from tests.support.waiting import eventually
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 AGENT = """
     import asyncio, sys
@@ -45,45 +41,6 @@ AGENT = """
 """
 
 
-class Process:
-    """An agent's process in a folder of its own."""
-
-    def __init__(self, folder: Path, source: str, toml: str, *arguments: str) -> None:
-        self.folder = folder
-        (folder / "agent.py").write_text(textwrap.dedent(source))
-        (folder / "poolwire.toml").write_text(textwrap.dedent(toml))
-        self.child = subprocess.Popen(
-            [sys.executable, "agent.py", *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def saw(self, name: str) -> bool:
-        assert self.child.poll() is None, self.child.communicate()[1]
-        return (self.folder / name).exists()
-
-    def end(self) -> tuple[int, str]:
-        _, errors = self.child.communicate(timeout=60)
-        return self.child.returncode, errors
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    processes: list[Process] = []
-
-    def begin(source: str, toml: str, *arguments: str) -> Process:
-        processes.append(Process(tmp_path, source, toml, *arguments))
-        return processes[-1]
-
-    yield begin
-    for process in processes:
-        if process.child.poll() is None:
-            process.child.kill()
-            process.child.communicate()
-
-
 def toml(folder: Path) -> str:
     return f"""
         [sockets.slow]
@@ -94,15 +51,6 @@ def toml(folder: Path) -> str:
         [databases.main]
         url = "sqlite:///main.db"
     """
-
-
-@pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a path short enough for a Unix socket."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="pw") as name:
-        yield Path(name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
