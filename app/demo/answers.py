@@ -17,11 +17,16 @@ _ONE_LINE = re.compile(r"[ \t]*(?:\||#{1,6}[ \t])")
 _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1|\Z)", re.MULTILINE | re.DOTALL)
 _OWN_LINE = re.compile(r"[ \t]*(?:[|>]|[-*+][ \t]|\d+[.)][ \t]|#{1,6}[ \t])")
 _TABLE_RULE = re.compile(r"[ \t|:=+-]+$")
+_TIMED_OUT = re.compile(r"\btim(?:e|es|ed|ing) out\b")
 _ENDINGS = ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s")
+
+# What is written as one word and as two; the index knows "timed out" only as its two words.
+_SPELLINGS = {"timeout": ("timed out", "time out")}
 
 _LONGEST_QUOTE = 400
 _QUOTES = 3
 _SPOKEN = 3  # common words that make a line one that was written to be read
+_TABLE_ROW = 1.0  # what a row of a table has less than a sentence that says the same
 _PROSE_ADVANTAGE = 2.5
 _KEYWORD_ADVANTAGE = 1.15
 
@@ -105,7 +110,9 @@ def match_expression(terms: Iterable[str], phrases: Iterable[str] = ()) -> str:
         terms: single words.
         phrases: several words each, as the enricher's keywords are.
     """
-    wanted = dict.fromkeys([*(phrase for phrase in phrases if " " in phrase), *terms])
+    terms = list(terms)
+    spelled = [words for term in terms for words in _SPELLINGS.get(_stem(term), ())]
+    wanted = dict.fromkeys([*(phrase for phrase in phrases if " " in phrase), *terms, *spelled])
     return " OR ".join('"' + words.replace('"', '""') + '"' for words in wanted)
 
 
@@ -168,6 +175,8 @@ def _best_quote(hit: Hit, stems: set[str]) -> Citation | None:
             continue
         # Among sentences with equally many terms, one that says something beats a bare title.
         value = found + min(len(words), 12) / 24
+        if sentence.startswith("|"):
+            value -= _TABLE_ROW
         # In source, a comment or a docstring answers where a statement only mentions.
         value += len(ENGLISH_STOP_WORDS & words) >= _SPOKEN
         if best is None or value > best[0]:
@@ -198,8 +207,11 @@ def sentences(body: str, *, prose: bool = True) -> list[tuple[int, str]]:
     """
     found: list[tuple[int, str]] = []
     paragraph: list[tuple[int, str]] = []
-    for number, line in enumerate(body.split("\n")):
+    lines = body.split("\n")
+    for number, line in enumerate(lines):
         stripped = line.strip()
+        if prose and stripped.startswith("|") and number + 1 < len(lines) and _TABLE_RULE.match(lines[number + 1]):
+            stripped = ""  # a table's header names its columns and says nothing
         if not stripped or (prose and _OWN_LINE.match(line)) or not prose:
             found += _sentences_of(paragraph)
             paragraph = []
@@ -235,7 +247,8 @@ def _sentences_of(paragraph: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _stems(text: str) -> set[str]:
-    return {_stem(word) for word in _WORD.findall(text.lower().replace("_", " "))}
+    plain = _TIMED_OUT.sub("timeout", text.lower().replace("_", " "))
+    return {_stem(word) for word in _WORD.findall(plain)}
 
 
 def _stem(word: str) -> str:

@@ -97,14 +97,20 @@ def test_a_long_sentence_is_shortened() -> None:
 
 
 def test_sentences_know_their_lines() -> None:
-    """Sentences run over lines; list items and table rows are their own; rules of tables are none."""
+    """Sentences run over lines; list items and table rows are their own; headers and rules of tables are none."""
     body = "One. Two goes\non. Three.\n\n- item\n- item two\n\n| a | b |\n|---|---|\n| c | d |"
     assert sentences(body) == [
-        (0, "One."), (0, "Two goes on."), (1, "Three."), (3, "- item"), (4, "- item two"), (6, "| a | b |"),
-        (8, "| c | d |"),
+        (0, "One."), (0, "Two goes on."), (1, "Three."), (3, "- item"), (4, "- item two"), (8, "| c | d |"),
     ]  # fmt: skip
 
 
 def test_source_has_a_sentence_for_each_line() -> None:
     """Lines of source are not joined."""
     assert sentences("def f():\n    return 1", prose=False) == [(0, "def f():"), (1, "return 1")]
+
+
+def test_timed_out_answers_to_timeout() -> None:
+    """Who asks about a timeout is told what happens to a socket that "timed out"; the search looks for it too."""
+    hits = [_hit("a.md", "A socket is watched."), _hit("b.md", "A socket that timed out is closed.")]
+    assert compose("?", ["socket", "timeout"], hits).citations[0].path == "b.md"
+    assert '"timed out"' in match_expression(["timeout"])
