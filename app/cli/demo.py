@@ -27,7 +27,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_DRAIN_EXCEEDED = 3
 
-EXAMPLES = ("What happens to a REQ socket after a timeout?", "How does an agent receive a connection?")
+EXAMPLES = ("What happens to a REQ socket after a timeout?", "Which connections does @inject give to an agent's call?")
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="[FOLDER]", help="What to index; this project's docs and source unless given.")
@@ -52,9 +52,10 @@ def demo(
     Without a terminal it answers two example questions and exits. Ctrl-C stops cleanly at any moment; the exit
     code is 0 at the prompt, and 130 before it.
     """
-    settings = DemoSettings(failure_rate=failure_rate, delay=delay, size_limit=size_limit)
+    folder, only = (folder, ()) if folder is not None else default_folder()
+    settings = DemoSettings(failure_rate=failure_rate, delay=delay, size_limit=size_limit, only=only)
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
-    _run(_demo(_checked(folder, size_limit), settings, as_json=as_json, interactive=interactive))
+    _run(_demo(_checked(folder, settings), settings, as_json=as_json, interactive=interactive))
 
 
 def ask(
@@ -68,8 +69,9 @@ def ask(
     """Answer one question about FOLDER, with the file and line of each sentence, and exit."""
     if not question.strip():
         raise _refused('the question is empty; ask something, such as: poolwire ask "what is a lease?" docs')
-    settings = DemoSettings(failure_rate=failure_rate, delay=delay, size_limit=size_limit)
-    _run(_ask(_checked(folder, size_limit), question, settings, as_json=as_json))
+    folder, only = (folder, ()) if folder is not None else default_folder()
+    settings = DemoSettings(failure_rate=failure_rate, delay=delay, size_limit=size_limit, only=only)
+    _run(_ask(_checked(folder, settings), question, settings, as_json=as_json))
 
 
 async def _demo(folder: Path, settings: DemoSettings, *, as_json: bool, interactive: bool) -> int:
@@ -146,16 +148,15 @@ async def _with_demo(
     return 0
 
 
-def _checked(folder: Path | None, size_limit: int) -> Path:
+def _checked(folder: Path, settings: DemoSettings) -> Path:
     """Return the folder to index; exit if there is nothing in it to index."""
-    folder = default_folder() if folder is None else folder
     if not folder.exists():
         raise _refused(f"there is no folder {str(folder)!r}; name an existing one")
     if not folder.is_dir():
         raise _refused(f"{str(folder)!r} is not a folder; name the folder that it is in")
     left_out: list[Skipped] = []
     try:
-        for entry in walk(folder, size_limit=size_limit):
+        for entry in walk(folder, size_limit=settings.size_limit, only=settings.only):
             if isinstance(entry, Found):
                 return folder
             left_out.append(entry)

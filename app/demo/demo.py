@@ -42,6 +42,7 @@ class DemoSettings:
         failure_rate: the share of requests, 0 to 1, that the enricher refuses.
         delay: seconds that each request to the enricher takes longer.
         size_limit: bytes above which a file is left out.
+        only: names of entries of the folder outside of which nothing is indexed; all of them if empty.
         patience: seconds after which a job that was sent and not heard of is looked up.
         retry_delay: seconds before the second attempt at a job that failed; it doubles with each.
         extractors: how many there are.
@@ -51,6 +52,7 @@ class DemoSettings:
     failure_rate: float = 0.0
     delay: float = 0.0
     size_limit: int = DEFAULT_SIZE_LIMIT
+    only: tuple[str, ...] = ()
     patience: float = 10.0
     retry_delay: float = 0.25
     extractors: int = 2
@@ -81,7 +83,11 @@ class Demo:
         self.enricher = Enricher(settings.failure_rate, settings.delay)
         self.monitor = Monitor()
         self.scanner = Scanner(
-            folder, size_limit=settings.size_limit, patience=settings.patience, retry_delay=settings.retry_delay
+            folder,
+            size_limit=settings.size_limit,
+            only=settings.only,
+            patience=settings.patience,
+            retry_delay=settings.retry_delay,
         )
         self.extractors = [
             Extractor(folder, number, size_limit=settings.size_limit) for number in range(1, settings.extractors + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,7 +73,9 @@ class Skipped:
     detail: str = ""
 
 
-def walk(folder: Path, *, size_limit: int = DEFAULT_SIZE_LIMIT) -> Iterator[Found | Skipped]:
+def walk(
+    folder: Path, *, size_limit: int = DEFAULT_SIZE_LIMIT, only: Collection[str] = ()
+) -> Iterator[Found | Skipped]:
     """Yield every file below ``folder``, in the order of their names, as found or as skipped.
 
     Links are followed out of the folder but never twice to the same place. Hidden files stay out, because
@@ -83,6 +85,7 @@ def walk(folder: Path, *, size_limit: int = DEFAULT_SIZE_LIMIT) -> Iterator[Foun
     Args:
         folder: an existing folder.
         size_limit: in bytes.
+        only: names of entries of ``folder`` outside of which nothing is looked at; all of them if empty.
     """
     root = os.path.realpath(folder)
     walked = {_identity(os.stat(root))}
@@ -98,6 +101,8 @@ def walk(folder: Path, *, size_limit: int = DEFAULT_SIZE_LIMIT) -> Iterator[Foun
                 continue
             raise
         deeper: list[tuple[str, str]] = []
+        if only and not prefix:
+            entries = [entry for entry in entries if entry.name in only]
         for entry in entries:
             path = prefix + entry.name
             try:

@@ -12,11 +12,16 @@ _INDEX = "index.sqlite"
 _SQLITE = b"SQLite format 3\0"
 
 
-def default_folder() -> Path:
-    """Return the folder that holds this project's documentation and source; in an installation, the package."""
+def default_folder() -> tuple[Path, tuple[str, ...]]:
+    """Return the folder of this project, and which of its entries are its documentation and source.
+
+    In an installation that is the package, with no entries named because all of them are source.
+    """
     package = Path(__file__).resolve().parents[1]
     checkout = package.parent
-    return checkout if (checkout / "docs").is_dir() and (checkout / "pyproject.toml").is_file() else package
+    if (checkout / "docs").is_dir() and (checkout / "pyproject.toml").is_file():
+        return checkout, ("README.md", "docs", package.name)
+    return package, ()
 
 
 def index_file(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,14 @@ class Survey:
     total: int = 0
 
 
-def survey(folder: Path, known: dict[str, Job], *, size_limit: int = DEFAULT_SIZE_LIMIT) -> Survey:
+def survey(
+    folder: Path, known: dict[str, Job], *, size_limit: int = DEFAULT_SIZE_LIMIT, only: Collection[str] = ()
+) -> Survey:
     """Walk ``folder`` and say what is new, changed, left out, gone and unfinished, compared with ``known``."""
     changed, skipped, outdated = [], [], []
     unfinished = unchanged = total = 0
     missing = dict(known)
-    for entry in walk(folder, size_limit=size_limit):
+    for entry in walk(folder, size_limit=size_limit, only=only):
         total += 1
         job = missing.pop(entry.path, None)
         if isinstance(entry, Skipped):
@@ -82,6 +85,7 @@ class Scanner(Agent):
     Args:
         folder: what to index.
         size_limit: bytes above which a file is left out.
+        only: names of entries of the folder outside of which nothing is indexed; all of them if empty.
         patience: seconds after which a job that was sent counts as lost.
         retry_delay: seconds before the second attempt at a job that failed; it doubles with each.
     """
@@ -94,6 +98,7 @@ class Scanner(Agent):
         folder: Path,
         *,
         size_limit: int = DEFAULT_SIZE_LIMIT,
+        only: Collection[str] = (),
         patience: float = 10.0,
         retry_delay: float = 0.25,
     ) -> None:
@@ -106,6 +111,7 @@ class Scanner(Agent):
         """How many jobs there were to do when the scan was over."""
         self._folder = folder
         self._size_limit = size_limit
+        self._only = only
         self._patience = patience
         self._retry_delay = retry_delay
         self._waiting: deque[Job] = deque()
@@ -150,7 +156,7 @@ class Scanner(Agent):
     @inject
     async def _scan(self, db: Database = Provide["databases.library.handle"]) -> None:
         known = await jobs.known(db)
-        found = await asyncio.to_thread(survey, self._folder, known, size_limit=self._size_limit)
+        found = await asyncio.to_thread(survey, self._folder, known, size_limit=self._size_limit, only=self._only)
         await jobs.record_scan(
             db, changed=found.changed, skipped=found.skipped, outdated=found.outdated, removed=found.removed
         )

@@ -140,3 +140,12 @@ def test_a_missing_folder_raises(tmp_path: Path) -> None:
     """The folder itself must exist; only what is below it may be missing."""
     with pytest.raises(FileNotFoundError):
         list(walk(tmp_path / "missing"))
+
+
+def test_only_the_named_entries_are_walked(tmp_path: Path) -> None:
+    """With names given, what is beside them is neither found nor listed as left out."""
+    for name in ("docs", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "docs").write_text("text")
+    (tmp_path / "README.md").write_text("text")
+    assert ["README.md", "docs/docs"] == [each.path for each in walk(tmp_path, only=("README.md", "docs"))]
