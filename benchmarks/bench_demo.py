@@ -159,9 +159,9 @@ class PerCallZMQ(ZMQPool):
 
     def publish(self, config: SocketConfig, *frames: bytes) -> None:
         # In a thread, because waiting in the event loop would keep the subscribers there from subscribing.
-        self._threads.submit(self._publish, self.receivers[config.endpoint], frames)
+        self._threads.submit(self._publish_once, self.receivers[config.endpoint], frames)
 
-    def _publish(self, receivers: list[str], frames: tuple[bytes, ...]) -> None:
+    def _publish_once(self, receivers: list[str], frames: tuple[bytes, ...]) -> None:
         with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
             socket.set(zmq.XPUB_VERBOSE, 1)  # else a topic that both subscribe to would be announced once
             for receiver in receivers:
