@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from app.pools.errors import LeaseLeaked, PoolClosed
 from app.pools.pool import Health, PoolStats
 
 
-class ManagedPool:
+class ManagedPool(ABC):
     """The base of a pool whose keys come and go.
 
     A pool starts by itself at its first use, so that ``get_zmq_pool().socket(...)`` needs no ceremony; in a
@@ -36,21 +37,21 @@ class ManagedPool:
 
     # Hooks
 
+    @abstractmethod
     def _refuse(self) -> None:
         """Hand out nothing more, fail those who wait, and close what is idle."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _drain(self, deadline: float) -> list[str]:
         """Wait for the leases until ``deadline`` (monotonic seconds), close the rest; return who holds one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
         """Return a label and the figures of each key."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sweep(self) -> None:
         """Close what has expired. Called by the housekeeper."""
-        raise NotImplementedError
 
     def forget_after_fork(self) -> None:
         """Drop, in a child process, what the parent opened. A subclass extends this."""

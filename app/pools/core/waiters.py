@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from abc import ABC, abstractmethod
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ class Permit(Enum):
     CLOSED = "the pool was stopped while you waited"
 
 
-class Waiter(Generic[E]):
+class Waiter(ABC, Generic[E]):
     """A place in a bucket's queue. The bucket's lock guards ``granted``; ``wake`` may be called under it."""
 
     __slots__ = ("granted", "since")
@@ -27,9 +28,9 @@ class Waiter(Generic[E]):
         self.since = time.monotonic()
         self.granted: E | Permit | Exception | None = None
 
+    @abstractmethod
     def wake(self) -> bool:
         """Let the waiter look again. Returns ``False`` if it can no longer be reached."""
-        raise NotImplementedError  # a thread and a task are woken in different ways
 
 
 class ThreadWaiter(Waiter[E]):
