@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from app.pools.core import forks
+from app.pools.core.bucket import Bucket
 from app.pools.core.housekeeper import housekeeper
 from app.pools.core.statistics import pool_stats
 from app.pools.errors import LeaseLeaked, PoolClosed
@@ -23,8 +24,8 @@ class ManagedPool(ABC):
     A pool starts by itself at its first use, so that ``get_zmq_pool().socket(...)`` needs no ceremony; in a
     container, ``Lifecycle`` starts it, so that a wrong setting stops the program before it serves.
 
-    A subclass gives ``name`` and the five hooks below. Its own lock guards its map of keys; no hook is called
-    with that lock held.
+    A subclass gives ``name`` and the six hooks below, and calls ``_hold_back`` for each bucket that it makes. Its
+    own lock guards its map of keys; no hook is called with that lock held.
     """
 
     name: str
@@ -34,8 +35,13 @@ class ManagedPool(ABC):
         self._lock = threading.RLock()
         self._running = False
         self._closed = False
+        self._paused = False
 
     # Hooks
+
+    @abstractmethod
+    def _buckets(self) -> Iterable[Bucket[Any]]:
+        """Return the buckets of all keys."""
 
     @abstractmethod
     def _refuse(self) -> None:
@@ -96,7 +102,7 @@ class ManagedPool(ABC):
             self._closed = True
             if not self._running:
                 return
-            self._running = False
+            self._running = self._paused = False
         housekeeper.unregister(self)
         deadline = time.monotonic() + timeout
         self._refuse()
@@ -129,6 +135,27 @@ class ManagedPool(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop_async()
+
+    # Pausing
+
+    def pause(self) -> None:
+        """Hand out nothing until ``resume``; those who ask wait, up to their timeouts. Leases out go on."""
+        with self._lock:
+            self._paused = True
+        for bucket in self._buckets():
+            bucket.pause()
+
+    def resume(self) -> None:
+        """Hand out again, first to those who waited."""
+        with self._lock:
+            self._paused = False
+        for bucket in self._buckets():
+            bucket.resume()
+
+    def _hold_back(self, bucket: Bucket[Any]) -> None:
+        """Pause a new bucket if the pool is paused. Called with the lock held, as the bucket joins the others."""
+        if self._paused:
+            bucket.pause()
 
     # What it does now
 

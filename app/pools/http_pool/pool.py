@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from requests.utils import get_environ_proxies, select_proxy
 
 from app.pools.core import forks
+from app.pools.core.bucket import Bucket
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import HTTPPoolSettings
@@ -257,6 +258,8 @@ class HTTPPool(ManagedPool):
                     oldest = min(self._transports.values(), key=lambda each: (each.busy, each.last_used))
                     retired.append(self._forget(oldest))
                 self._transports[route] = transport
+                for bucket in transport.buckets():
+                    self._hold_back(bucket)
             if len(self._accounts) >= _ACCOUNTS_REMEMBERED:
                 self._accounts.clear()
             self._accounts[config] = open_account(config, transport)
@@ -297,6 +300,9 @@ class HTTPPool(ManagedPool):
         )
 
     # Life
+
+    def _buckets(self) -> Iterable[Bucket[Any]]:
+        return [bucket for transport in self._all() for bucket in transport.buckets()]
 
     def _refuse(self) -> None:
         for transport in self._all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 from app.pools.core.bucket import NEVER, Bucket, Limits
 from app.pools.http_pool.async_transport import AsyncTransport
@@ -73,17 +74,21 @@ class Transport:
         if unused:
             self._close(time.monotonic())
 
+    def buckets(self) -> tuple[Bucket[Any], ...]:
+        """Return the buckets of the connections for threads, of those for tasks, and of leased sessions."""
+        return self.sync.bucket, self.tasks.slots, self.adapters
+
     def refuse(self) -> None:
         """Hand out nothing more, fail those who wait, close what is idle."""
         with self._lock:
             self._retired = True
-        for bucket in (self.sync.bucket, self.tasks.slots, self.adapters):
+        for bucket in self.buckets():
             bucket.refuse()
 
     def drain(self, deadline: float) -> list[str]:
         """Wait for what is in use until ``deadline`` (monotonic), close the rest; return who holds it."""
         holders = []
-        for bucket in (self.sync.bucket, self.tasks.slots, self.adapters):
+        for bucket in self.buckets():
             holders += bucket.drain(deadline - time.monotonic())
         self.tasks.close_idle_loops()
         self.tasks.close(max(deadline, time.monotonic() + 1.0))
@@ -102,7 +107,7 @@ class Transport:
 
     def connections(self) -> dict[str, int]:
         """Return how many connections are open and in use, and how many calls wait for one."""
-        sync, tasks, leased = (b.stats() for b in (self.sync.bucket, self.tasks.slots, self.adapters))
+        sync, tasks, leased = (bucket.stats() for bucket in self.buckets())
         return {
             "total": sync["total"] + leased["total"] + max(self.tasks.open_connections(), tasks["active"]),
             "active": sync["active"] + tasks["active"] + leased["active"],

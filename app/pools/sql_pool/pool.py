@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from app.pools.core.bucket import NEVER, Limits
+from app.pools.core.bucket import NEVER, Bucket, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.holders import CallSite
@@ -321,13 +321,19 @@ class SQLPool(ManagedPool):
         bucket = self._sync(config).bucket
         bucket.fill(max(1, bucket.limits.min_idle))
 
-    def pause(self, config: DatabaseConfig) -> None:
-        """Lend no connection of a database until ``resume``; callers wait, up to their timeouts."""
+    def pause(self, config: DatabaseConfig | None = None) -> None:
+        """Lend no connection of a database, or of any, until ``resume``; callers wait, up to their timeouts."""
+        if config is None:
+            super().pause()
+            return
         for side in self._sides_of(config):
             side.bucket.pause()
 
-    def resume(self, config: DatabaseConfig) -> None:
-        """Lend connections of a paused database again."""
+    def resume(self, config: DatabaseConfig | None = None) -> None:
+        """Lend connections of a paused database, or of all, again."""
+        if config is None:
+            super().resume()
+            return
         for side in self._sides_of(config):
             side.bucket.resume()
 
@@ -348,6 +354,7 @@ class SQLPool(ManagedPool):
             side = self._sync_sides.get(config)
             if side is None:
                 side = self._sync_sides[config] = self._make_sync(config)
+                self._hold_back(side.bucket)
                 watch_writes(side.engine)
                 if config.backend == "sqlite":
                     register.add_bucket(side.bucket)
@@ -373,6 +380,7 @@ class SQLPool(ManagedPool):
             side = sides.get(config)
             if side is None:
                 side = sides[config] = self._make_async(config)
+                self._hold_back(side.bucket)
                 watch_writes(side.engine.sync_engine)
                 if config.backend == "sqlite":
                     register.add_bucket(side.bucket)
@@ -422,6 +430,9 @@ class SQLPool(ManagedPool):
         with self._lock:
             asynchronous = [sides[config] for sides in self._async_sides.values() if config in sides]
             return [self._sync_sides[config], *asynchronous]
+
+    def _buckets(self) -> Iterable[Bucket[Any]]:
+        return [side.bucket for side in self._sides()]
 
     def _refuse(self) -> None:
         for side in self._sides():

@@ -16,6 +16,7 @@ from typing import Any
 import zmq
 
 from app.pools.core import forks
+from app.pools.core.bucket import Bucket
 from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
@@ -64,7 +65,6 @@ class ZMQPool(ManagedPool):
         # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
         self._multiplexers: dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexer]] = {}
         self._budget = Budget(self.settings.max_total_connections)
-        self._paused = False
 
     # Leases
 
@@ -277,8 +277,7 @@ class ZMQPool(ManagedPool):
                 desk = self._desks[config] = Desk(
                     config, self.settings, lambda: self.context, self._budget, self._vacate
                 )
-                if self._paused:
-                    desk.bucket.pause()
+                self._hold_back(desk.bucket)
             return desk
 
     def _vacate(self, config: SocketConfig) -> bool:
@@ -293,21 +292,8 @@ class ZMQPool(ManagedPool):
         super().start()
         self.context  # noqa: B018 - made now, so that what keeps it from being made shows at the start
 
-    def pause(self) -> None:
-        """Hand out no socket until ``resume``; those who ask wait, up to their timeouts. Leases out go on."""
-        with self._lock:
-            self._paused = True
-            desks = list(self._desks.values())
-        for desk in desks:
-            desk.bucket.pause()
-
-    def resume(self) -> None:
-        """Hand out sockets again, first to those who waited."""
-        with self._lock:
-            self._paused = False
-            desks = list(self._desks.values())
-        for desk in desks:
-            desk.bucket.resume()
+    def _buckets(self) -> Iterable[Bucket[Any]]:
+        return [desk.bucket for desk in list(self._desks.values())]
 
     def _refuse(self) -> None:
         for desk in list(self._desks.values()):

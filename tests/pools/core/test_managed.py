@@ -1,0 +1,86 @@
+"""What every pool can do: it is paused, and goes on."""
+
+import asyncio
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from app.pools.core.settings import SQLPoolSettings
+from app.pools.http_pool import HTTPConfig, HTTPPool
+from app.pools.sql_pool import SQLPool, get_sqlite_config
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from tests.support.echo import replier
+from tests.support.misbehaving import misbehaving_server
+from tests.support.waiting import eventually
+
+
+def waiting(pool):
+    return sum(each.get("waiting", 0) + each.get("queued", 0) for each in pool.get_stats()["pools"].values())
+
+
+@contextmanager
+def zmq_use():
+    with ZMQPool() as pool, replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        yield pool, lambda: pool.request(config, b"done").decode()
+
+
+@contextmanager
+def sql_use():
+    config = get_sqlite_config(":memory:", application_name=uuid.uuid4().hex)
+    with SQLPool(SQLPoolSettings()) as pool:
+        yield pool, lambda: pool.execute_query(config, "SELECT 'done'")[0][0]
+
+
+@contextmanager
+def sql_use_in_a_task():
+    config = get_sqlite_config(":memory:", application_name=uuid.uuid4().hex)
+
+    async def ask(pool):
+        rows = await pool.execute_query_async(config, "SELECT 'done'")
+        return rows[0][0]
+
+    with SQLPool(SQLPoolSettings()) as pool:
+        yield pool, lambda: asyncio.run(ask(pool))
+
+
+@contextmanager
+def http_use():
+    with HTTPPool() as pool, misbehaving_server() as server:
+        config = HTTPConfig(server.url)
+        yield pool, lambda: "done" if pool.request(config, "GET", "/ok").status_code else ""
+
+
+@contextmanager
+def http_use_in_a_task():
+    with HTTPPool() as pool, misbehaving_server() as server:
+        config = HTTPConfig(server.url)
+
+        async def ask():
+            response = await pool.request_async(config, "GET", "/ok")
+            return "done" if response.status_code else ""
+
+        yield pool, lambda: asyncio.run(ask())
+
+
+@pytest.mark.parametrize("used", [zmq_use, sql_use, sql_use_in_a_task, http_use, http_use_in_a_task])
+def test_a_paused_pool_lets_callers_wait_whether_their_key_is_new_or_not(used):
+    """Whoever uses a paused pool, for the first time or again, waits until `resume` and is served then."""
+    with used() as (pool, use), ThreadPoolExecutor(1) as threads:
+        for _ in range(2):
+            pool.pause()
+            using = threads.submit(use)
+            eventually(lambda: waiting(pool) == 1)
+            pool.resume()
+            assert "done" == using.result(20)
+
+
+def test_a_pool_that_is_started_again_is_not_paused():
+    """A pause ends with the pool's stop."""
+    with zmq_use() as (pool, use):
+        pool.pause()
+        pool.stop()
+        pool.start()
+        assert "done" == use()
