@@ -81,7 +81,13 @@ shop = Shop()
 def plain(first: First) -> None: ...
 
 
+def plain_three(first: First, second: Second, third: Third) -> None: ...
+
+
 async def plain_async(first: First) -> None: ...
+
+
+async def plain_three_async(first: First, second: Second, third: Third) -> None: ...
 
 
 def by_hand() -> None:
@@ -90,8 +96,8 @@ def by_hand() -> None:
 
 
 def by_hand_three() -> None:
-    with shop.lend(First), shop.lend(Second), shop.lend(Third):
-        pass
+    with shop.lend(First) as first, shop.lend(Second) as second, shop.lend(Third) as third:
+        plain_three(first, second, third)
 
 
 async def by_hand_async() -> None:
@@ -100,8 +106,8 @@ async def by_hand_async() -> None:
 
 
 async def by_hand_three_async() -> None:
-    async with shop.lend(First), shop.lend(Second), shop.lend(Third):
-        pass
+    async with shop.lend(First) as first, shop.lend(Second) as second, shop.lend(Third) as third:
+        await plain_three_async(first, second, third)
 
 
 # poolwire
@@ -219,7 +225,7 @@ def dishka_contenders() -> tuple[dict[str, Callable[[], object]], dict[str, Call
 
     def three() -> None:
         with box() as request:
-            request.get(First), request.get(Second), request.get(Third)
+            plain_three(request.get(First), request.get(Second), request.get(Third))
 
     def singleton() -> None:
         plain(box.get(Settings))  # type: ignore[arg-type]
@@ -230,7 +236,7 @@ def dishka_contenders() -> tuple[dict[str, Callable[[], object]], dict[str, Call
 
     async def three_async() -> None:
         async with async_box() as request:
-            await request.get(First), await request.get(Second), await request.get(Third)
+            await plain_three_async(await request.get(First), await request.get(Second), await request.get(Third))
 
     async def singleton_async() -> None:
         await plain_async(await async_box.get(Settings))  # type: ignore[arg-type]

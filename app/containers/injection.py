@@ -1,29 +1,21 @@
-"""``inject``: one wrapper around a function that resolves its markers and opens its leases for each call.
-
-dependency-injector's ``wire`` finds decorated functions in a registry of its own and writes the providers
-that it resolved into a record there. The wrapper made here is entered into that registry, so its ``wire``,
-its markers with their modifiers and its overrides work as documented, without a second wrapper around ours.
-"""
+"""``inject``: one wrapper around a function that resolves its markers and opens its leases for each call."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
 
 from dependency_injector import wiring
 
-from app.containers.compiled import compile_wrapper, is_pending
-from app.containers.errors import LeaseKindError, NotWiredError
-from app.containers.lease import Lease
+from app.containers.compiled import compile_wrapper
+from app.containers.records import Record, register
+from app.containers.stacked import stack_wrapper
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CLOSING: Any = wiring.Closing  # a class, though its stub says otherwise
-_BY_NAME_ONLY = sys.maxsize
 
 
 def inject(function: F) -> F:
@@ -55,12 +47,11 @@ def inject(function: F) -> F:
             'such as Provide["databases.main"], or remove @inject'
         )
     closing = {name: marker.provider for name, marker in markers.items() if isinstance(marker, _CLOSING)}
-    record = wiring.PatchedCallable(
-        original=function, reference_injections={**markers, **closing}, reference_closing=closing
-    )
-    wrapper = _wrap(function, record)
-    record.patched = wrapper
-    wiring._patched_registry.register_callable(record)
+    record = Record(function, {**markers, **closing}, closing)
+    lazy = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    wrapper = None if lazy or closing else compile_wrapper(function, record)
+    record.patched = wrapper = wrapper or stack_wrapper(function, record)
+    register(record)
     return cast(F, wrapper)
 
 
@@ -105,141 +96,3 @@ def _evaluated(function: Any, annotation: str, around: Mapping[str, Any]) -> Any
                 f"({error}); import what it names outside of TYPE_CHECKING, or write the marker as the default"
             ) from error
         return None
-
-
-class _Call:
-    """What a wrapper knows about its function: which parameters to fill, and where the providers are."""
-
-    __slots__ = ("name", "parameters", "record")
-
-    def __init__(self, function: Callable[..., Any], record: wiring.PatchedCallable) -> None:
-        self.name = f"{function.__module__}.{function.__qualname__}"
-        self.record = record
-        # A parameter and the position at which a caller's own argument would fill it.
-        self.parameters = tuple(
-            (name, _BY_NAME_ONLY if parameter.kind is parameter.KEYWORD_ONLY else position)
-            for position, (name, parameter) in enumerate(inspect.signature(function).parameters.items())
-            if name in record.reference_injections
-        )
-
-    def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-        """Return the parameters that the caller left out, each with its provider's value, in their order."""
-        given = len(args)
-        providers = self.record.injections
-        values = []
-        for name, position in self.parameters:
-            if position < given or name in kwargs:
-                continue
-            provider = providers.get(name)
-            if provider is None:
-                raise NotWiredError(self.name, name)
-            values.append((name, provider()))
-        return values
-
-    def open(self, stack: ExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Fill ``kwargs``, with each lease open until ``stack`` closes."""
-        for provider in self.record.closing.values():
-            stack.callback(_shut_down, provider)
-        for name, value in self.resolve(args, kwargs):
-            kwargs[name] = stack.enter_context(self.manager(name, value)) if type(value) is Lease else value
-
-    def manager(self, name: str, lease: Lease[Any]) -> Any:
-        """Return the synchronous context manager of ``lease``."""
-        manager = lease.open()
-        if not hasattr(manager, "__enter__"):
-            raise LeaseKindError(self.name, name)
-        return manager
-
-    async def open_async(self, stack: AsyncExitStack, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Fill ``kwargs`` as ``open`` does, preferring what asyncio offers."""
-        for provider in self.record.closing.values():
-            stack.push_async_callback(_shut_down_async, provider)
-        for name, value in self.resolve(args, kwargs):
-            if type(value) is Lease:
-                manager: Any = value.open()
-                if hasattr(manager, "__aenter__"):
-                    kwargs[name] = await stack.enter_async_context(manager)
-                else:
-                    kwargs[name] = stack.enter_context(manager)
-            else:
-                kwargs[name] = await value if is_pending(value) else value
-
-
-def _shut_down(provider: Any) -> Any:
-    """Shut down a resource that a ``Closing[...]`` marker names, if this call initialised it."""
-    return provider.shutdown() if getattr(provider, "initialized", False) else None
-
-
-async def _shut_down_async(provider: Any) -> None:
-    done = _shut_down(provider)
-    if inspect.isawaitable(done):
-        await done
-
-
-def _wrap(function: Callable[..., Any], record: wiring.PatchedCallable) -> Callable[..., Any]:
-    call = _Call(function, record)
-    if inspect.isasyncgenfunction(function):
-        return _wrap_async_generator(function, call)
-    if inspect.isgeneratorfunction(function):
-        return _wrap_generator(function, call)
-    wrapper = None if record.reference_closing else compile_wrapper(function, record)
-    if wrapper is not None:
-        return wrapper
-    if inspect.iscoroutinefunction(function):
-        return _wrap_coroutine(function, call)
-    return _wrap_function(function, call)
-
-
-def _wrap_function(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as stack:
-            call.open(stack, args, kwargs)
-            return function(*args, **kwargs)
-
-    return wrapper
-
-
-def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        async with AsyncExitStack() as stack:
-            await call.open_async(stack, args, kwargs)
-            return await function(*args, **kwargs)
-
-    return wrapper
-
-
-def _wrap_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with ExitStack() as stack:
-            call.open(stack, args, kwargs)
-            return (yield from function(*args, **kwargs))
-
-    return wrapper
-
-
-def _wrap_async_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        async with AsyncExitStack() as stack:
-            await call.open_async(stack, args, kwargs)
-            # As `yield from` does for generators, which has no asynchronous form.
-            items = await stack.enter_async_context(aclosing(function(*args, **kwargs)))
-            step = items.asend(None)
-            while True:
-                try:
-                    item = await step
-                except StopAsyncIteration:
-                    return
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, for the body to see
-                    step = items.athrow(error)
-                else:
-                    step = items.asend(sent)
-
-    return wrapper

@@ -1,7 +1,7 @@
 """The providers that poolwire adds to dependency-injector's: pools, leases on them, and leases by name.
 
-Each follows its guide for custom providers: ``__deepcopy__`` (a container instance is a deep copy of its
-class), ``related`` (the edges of the graph) and ``_provide``.
+Each follows its guide for custom providers: ``__deepcopy__`` (in ``Copied``), ``related`` (the edges of the graph)
+and ``_provide``.
 """
 
 from __future__ import annotations
@@ -13,22 +13,30 @@ from typing import Any, Self, TypeVar
 from dependency_injector import providers
 from dependency_injector.errors import NoSuchProviderError
 
+from app.containers.changes import Copied, Observed, changes
 from app.containers.lease import Lease
 
 T = TypeVar("T")
 
 
-class Pooled(providers.ThreadSafeSingleton[T]):
+class Pooled(Observed, providers.ThreadSafeSingleton[T]):
     """A pool that lives as long as its container runs: ``Lifecycle`` starts it, stops it and then forgets it."""
 
+    def reset(self) -> Any:
+        """Let the next use make a new pool."""
+        context = super().reset()
+        changes.note()
+        return context
 
-class LeaseProvider(providers.Provider[Lease[T]]):
+
+class LeaseProvider(Observed, Copied, providers.Provider[Lease[T]]):
     """Provides leases on a pool.
 
     Args:
         pool: provides the pool.
         method: the name of the pool's method that returns a context manager for a configuration, such as
-            ``"connection"``.
+            ``"connection"``. A decorated function looks it up once for each pool: what a test replaces in a running
+            container is this provider or the pool's, with ``override``, not the method of the pool's class.
         config: the configuration that the method takes.
         views: further providers for the same pool and configuration, by name, made when first asked for:
             ``provider.session``.
@@ -48,14 +56,9 @@ class LeaseProvider(providers.Provider[Lease[T]]):
         self._made: dict[str, providers.Provider[Any]] = {}
         super().__init__()
 
-    def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        copied: Self | None = memo.get(id(self))
-        if copied is None:
-            copied = type(self)(providers.deepcopy(self.pool, memo), self.method, self.config, self._views)
-            memo[id(self)] = copied
-            copied._made = providers.deepcopy(self._made, memo)
-            self._copy_overridings(copied, memo)
+    def _copy(self, memo: dict[Any, Any]) -> Self:
+        copied = type(self)(providers.deepcopy(self.pool, memo), self.method, self.config, self._views)
+        copied._made = providers.deepcopy(self._made, memo)
         return copied
 
     def __getattr__(self, name: str) -> providers.Provider[Any]:
@@ -79,6 +82,14 @@ class LeaseProvider(providers.Provider[Lease[T]]):
         yield from self._made.values()
         yield from super().related
 
+    def opener(self) -> Callable[[Any], Any] | None:
+        """Return the pool's method if that is what opens every lease until ``changes`` notes something."""
+        pool = self.pool
+        if self.last_overriding is None and type(pool) is Pooled and pool.last_overriding is None:
+            method: Callable[[Any], Any] = getattr(pool(), self.method)
+            return method
+        return None
+
     def open(self) -> Any:
         """Return a new context manager for one lease. Ignores overrides of this provider."""
         return getattr(self.pool(), self.method)(self.config)
@@ -87,7 +98,7 @@ class LeaseProvider(providers.Provider[Lease[T]]):
         return Lease(self.open)
 
 
-class Named(providers.Provider[Any]):
+class Named(Copied):
     """Providers by a name that configuration gives: ``container.databases.library``.
 
     Args:
@@ -111,15 +122,10 @@ class Named(providers.Provider[Any]):
         self._made: dict[str, providers.Provider[Any]] = {}
         super().__init__()
 
-    def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        copied: Self | None = memo.get(id(self))
-        if copied is None:
-            resources = providers.deepcopy(self._resources, memo)
-            copied = type(self)(self.kind, resources, providers.deepcopy(self._pool, memo), self._make)
-            memo[id(self)] = copied
-            copied._made = providers.deepcopy(self._made, memo)
-            self._copy_overridings(copied, memo)
+    def _copy(self, memo: dict[Any, Any]) -> Self:
+        resources = providers.deepcopy(self._resources, memo)
+        copied = type(self)(self.kind, resources, providers.deepcopy(self._pool, memo), self._make)
+        copied._made = providers.deepcopy(self._made, memo)
         return copied
 
     def __getattr__(self, name: str) -> providers.Provider[Any]:

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 
 from dependency_injector import providers
 
+from app.containers.changes import Copied
 from app.containers.errors import ContainerError, NoMessageError
 from app.containers.lease import Lease
 from app.containers.tasks import to_its_end
@@ -175,7 +176,7 @@ class _Shared:
     ) -> None: ...
 
 
-class PerMessage(providers.Provider[Lease[T]]):
+class PerMessage(Copied, providers.Provider[Lease[T]]):
     """Provides the lease that all functions working on one message share.
 
     Args:
@@ -186,14 +187,8 @@ class PerMessage(providers.Provider[Lease[T]]):
         self._lease = lease
         super().__init__()
 
-    def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        copied: Self | None = memo.get(id(self))
-        if copied is None:
-            copied = type(self)(providers.deepcopy(self._lease, memo))
-            memo[id(self)] = copied
-            self._copy_overridings(copied, memo)
-        return copied
+    def _copy(self, memo: dict[Any, Any]) -> Self:
+        return type(self)(providers.deepcopy(self._lease, memo))
 
     @property
     def related(self) -> Iterator[providers.Provider[Any]]:
@@ -240,7 +235,7 @@ class PerContainer(PerMessage[T]):
         await self._kept.close_async(None, None, None)
 
 
-class ContextValue(providers.Provider[T]):
+class ContextValue(Copied, providers.Provider[T]):
     """Provides a value of the message that is being worked on, such as its tenant.
 
     Args:
@@ -253,14 +248,8 @@ class ContextValue(providers.Provider[T]):
         self._default = default
         super().__init__()
 
-    def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        copied: Self | None = memo.get(id(self))
-        if copied is None:
-            copied = type(self)(self._name, self._default)
-            memo[id(self)] = copied
-            self._copy_overridings(copied, memo)
-        return copied
+    def _copy(self, memo: dict[Any, Any]) -> Self:
+        return type(self)(self._name, self._default)
 
     def _provide(self, args: Any, kwargs: Any) -> Any:
         kept = _message.get()

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any, cast, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, cast, get_args, get_origin
 
 from dependency_injector import providers, wiring
 
-from app.containers.compiled import running_calls
 from app.containers.errors import AlreadyWiredError, UnresolvedMarkersError
 from app.containers.graph import AnyContainer, names
+from app.containers.records import Function, Record, decorated_in, is_registered, late, record_of
 
 # Which wiring a function is bound by at this moment: dependency-injector's registry, too, is the process's own.
-_served_by: dict[Callable[..., Any], Wiring] = {}
+_served_by: weakref.WeakKeyDictionary[Function, Wiring] = weakref.WeakKeyDictionary()
+_late_lock = threading.RLock()
+
+# The providers and the resources to close that a function was bound to.
+_Bound: TypeAlias = tuple[dict[Any, Any], dict[Any, Any]]
 
 
 class Wiring:
@@ -30,7 +36,8 @@ class Wiring:
 
     Args:
         container: an instance of a container.
-        modules: modules, or their names, whose functions, methods and inherited methods are wired.
+        modules: modules, or their names, whose functions, methods and inherited methods are wired, also those that
+            are decorated later.
         packages: packages, or their names; the modules in them are wired as they are imported.
         unchecked: classes and functions in them whose markers the container need not have, such as agents that
             another process runs; a call of one says what is missing.
@@ -53,14 +60,15 @@ class Wiring:
             for function in map(_function, vars(member).values() if isinstance(member, type) else [member])
         }
         # What each function was bound to before: another container's wiring comes back when this one goes.
-        self._bound: dict[Callable[..., Any], tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._bound: weakref.WeakKeyDictionary[Function, _Bound] = weakref.WeakKeyDictionary()
         self._attributes: list[wiring.PatchedAttribute] = []
         self._found: Any = None
 
     @property
     def running_calls(self) -> int:
         """How many calls of the bound functions are running, in all threads and tasks."""
-        return sum(running_calls(function) for function in list(self._bound))
+        records = map(record_of, list(self._bound))
+        return sum(record.calls.running for record in records if isinstance(record, Record))
 
     def connect(self) -> None:
         """Bind every marker.
@@ -87,21 +95,23 @@ class Wiring:
         except BaseException:
             self.disconnect()
             raise
-        if self._packages:
-            _late.append(self)
+        late.append(self)
 
     def _covered(self) -> list[types.ModuleType]:
-        imported = [module for name, module in list(sys.modules.items()) if self._covers(name)]
+        imported = [module for name, module in list(sys.modules.items()) if self._is_in_a_package(name)]
         return list(dict.fromkeys([*self._modules, *imported]))
 
     def _covers(self, module: str) -> bool:
+        return any(module == each.__name__ for each in self._modules) or self._is_in_a_package(module)
+
+    def _is_in_a_package(self, module: str) -> bool:
         return any(module == package or module.startswith(f"{package}.") for package in self._packages)
 
-    def _bind(self, function: Callable[..., Any]) -> list[str]:
+    def _bind(self, function: Function) -> list[str]:
         """Bind one function; return what is wrong with its markers."""
         if _served_by.setdefault(function, self) is not self:
             raise AlreadyWiredError(_place(function))
-        record = wiring._patched_registry.get_callable(function)
+        record = record_of(function)
         self._bound.setdefault(function, (record.injections, record.closing))
         record.injections, record.closing = {}, {}
         wiring._bind_injections(function, self._found)
@@ -114,30 +124,41 @@ class Wiring:
         self._attributes.append(wiring.PatchedAttribute(owner, name, marker))
         return []
 
-    def bind_late(self, function: Callable[..., Any]) -> bool:
-        """Bind a function of a module that was imported after ``connect``; return whether it is covered."""
-        if function in self._bound or not self._covers(function.__module__):
-            return False
-        complaints = self._bind(function)
-        if complaints:
-            raise UnresolvedMarkersError(complaints)
-        return True
+    def bind_late(self, function: Function) -> bool:
+        """Bind a function that was decorated after ``connect``; return whether this container serves it.
+
+        Raises:
+            UnresolvedMarkersError: its markers name what the container does not have.
+        """
+        with _late_lock:
+            if function in self._bound:
+                return True
+            if not self._covers(function.__module__):
+                return False
+            complaints = self._bind(function)
+            if complaints:
+                self._release(function)
+                raise UnresolvedMarkersError(complaints)
+            return True
 
     def disconnect(self) -> None:
         """Unbind everything, and let what was bound before serve again."""
-        if self in _late:
-            _late.remove(self)
-        while self._bound:
-            function, before = self._bound.popitem()
-            record = wiring._patched_registry.get_callable(function)
-            record.injections, record.closing = before
-            if _served_by.get(function) is self:
-                del _served_by[function]
+        with _late_lock:
+            if self in late:
+                late.remove(self)
+            for function in list(self._bound):
+                self._release(function)
         while self._attributes:
             wiring._unpatch_attribute(self._attributes.pop())
 
-    def _unresolved(self, function: Callable[..., Any]) -> Iterator[str]:
-        record = wiring._patched_registry.get_callable(function)
+    def _release(self, function: Function) -> None:
+        record = record_of(function)
+        record.injections, record.closing = self._bound.pop(function)
+        if _served_by.get(function) is self:
+            del _served_by[function]
+
+    def _unresolved(self, function: Function) -> Iterator[str]:
+        record = record_of(function)
         for parameter, marker in record.reference_injections.items():
             if parameter in record.injections:
                 if _gives_a_future(record.injections[parameter]) and not _is_coroutine(record.original):
@@ -155,26 +176,13 @@ class Wiring:
         return f"the container has no {wanted!r}; {hint}"
 
 
-# The wirings that serve modules imported after they began.
-_late: list[Wiring] = []
-
-
-def bind_late(function: Callable[..., Any]) -> bool:
-    """Bind ``function`` to the running container that serves its package, if one does; return whether it did."""
-    return any(each.bind_late(function) for each in reversed(_late))
-
-
 def _module(module: types.ModuleType | str) -> types.ModuleType:
     return import_module(module) if isinstance(module, str) else module
 
 
 def marker_names(modules: Iterable[types.ModuleType]) -> set[str]:
     """Return the names that the markers of the decorated functions in ``modules`` ask for."""
-    records = [
-        wiring._patched_registry.get_callable(function)
-        for module in modules
-        for function in _Contents(module).registered
-    ]
+    records = [record_of(function) for module in modules for function in _Contents(module).registered]
     wanted = (marker.provider for record in records for marker in record.reference_injections.values())
     return {name for name in wanted if isinstance(name, str)}
 
@@ -211,12 +219,10 @@ class _Contents:
                     self.markers.append((kind, name, member))
 
     @property
-    def registered(self) -> list[Callable[..., Any]]:
+    def registered(self) -> list[Function]:
         """The functions that ``inject``, ours or dependency-injector's, has decorated."""
-        registry = wiring._patched_registry
-        held = [function for function in self.functions if registry.has_callable(function)]
         # Those defined inside another function are reachable by their module's name alone.
-        return list(dict.fromkeys([*held, *registry.get_callables_from_module(self.module)]))
+        return list(dict.fromkeys([*filter(is_registered, self.functions), *decorated_in(self.module)]))
 
     @property
     def undecorated(self) -> Iterator[types.FunctionType]:
@@ -241,7 +247,7 @@ def _is_coroutine(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
-def _place(function: Callable[..., Any]) -> str:
+def _place(function: Function) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
