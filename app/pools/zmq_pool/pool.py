@@ -127,10 +127,10 @@ class ZMQPool(ManagedPool):
             if deadline is not None:
                 left = max(0.001, deadline - time.monotonic())
                 socket.settle_timeouts(left, left)
-            reply: bytes = socket.recv()
-            if socket.more_left:
+            reply: zmq.Frame = socket.recv(copy=False)
+            if reply.more:
                 raise UnexpectedReply(config.endpoint)
-        return reply
+        return reply.bytes
 
     async def request_async(self, config: SocketConfig, body: bytes, timeout: float | None = None) -> bytes:
         """Send ``body`` and return the reply, without blocking the event loop.
@@ -165,15 +165,15 @@ class ZMQPool(ManagedPool):
             async with limit, self.socket(config, timeout) as socket:
                 await socket.send(body)
                 sent = True
-                reply: bytes = await socket.recv()
-                if socket.more_left:
+                reply: zmq.Frame = await socket.recv(copy=False)
+                if reply.more:
                     raise UnexpectedReply(config.endpoint)
         except TimeoutError:
             if not limit.expired():
                 raise
             what = NoReply if sent else NotSent
             raise what(f"{config.label} did not {'reply' if sent else 'send'} within {timeout:g} s") from None
-        return reply
+        return reply.bytes
 
     def _open_multiplexer(self, loop: asyncio.AbstractEventLoop, config: SocketConfig) -> Multiplexer:
         _expect(config, SocketType.REQ)

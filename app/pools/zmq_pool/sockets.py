@@ -9,7 +9,7 @@ such cost whether more follow, so every receive goes through one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ _RECEIVED = 2  # the last message came in
 _MORE_OUT = 4  # frames were sent of a message that is not complete
 _MORE_IN = 8  # frames are left of a message that was received
 _RETIMED = 16  # the time limits were set, which are restored
+_BEGUN = _SENT | _RECEIVED | _MORE_OUT
 _CHANGED = 32  # other options or connections than the configuration names, or closed
 
 _TIME_LIMITS = {int(zmq.RCVTIMEO): "RCVTIMEO", int(zmq.SNDTIMEO): "SNDTIMEO"}
@@ -210,11 +211,6 @@ class LeanSocket(zmq.Socket[bytes]):
         trace[0] = trace[0] & ~(_SENT | _MORE_IN) | _RECEIVED | more
         return size
 
-    @property
-    def more_left(self) -> bool:
-        """Whether frames are left of the message that was received last."""
-        return bool(self._trace[0] & _MORE_IN)
-
     def not_received(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:
         """Return the error for a receive that got nothing in time; ``again`` if it was not to wait at all."""
         config = self.config
@@ -273,36 +269,111 @@ class LeanSocket(zmq.Socket[bytes]):
 class RequestSocket(LeanSocket):
     """A REQ: spoiled by a request without its reply, which the next lessee would be handed.
 
-    The two calls that most requests consist of are written out, because on a local socket each call inside
-    another one shows.
+    The calls that most requests consist of are written out, because on a local socket each call inside another one
+    shows. Nor do they ask whether a reply has more frames, which costs more than the receive: frames that a lessee
+    left unread make libzmq refuse the next one's request, and are thrown away then. To a receive before the first
+    send they would look like a reply, so that is refused here.
     """
 
     _spoiled = LeanSocket._spoiled | _SENT
 
+    def reusable(self) -> bool:
+        """Say whether the lessee left the socket as it was given, and make it as new."""
+        trace = self._trace
+        if trace[0] == _RECEIVED:
+            trace[0] = 0
+            return True
+        return super().reusable()
+
+    def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
+        """Send one frame, as ``zmq.Socket.send`` does."""
+        trace = self._trace
+        if flags or draft or trace[0] & ~_RECEIVED:
+            return self._send_with_care(super().send, data, flags, copy, track, **draft)
+        try:
+            sent = _send(self, data, 0, copy, track)
+        except zmq.Again:
+            raise self.not_sent() from None
+        except zmq.ZMQError:
+            return self._send_with_care(super().send, data, flags, copy, track)
+        trace[0] = _SENT
+        return sent
+
     def send_string(self, u: str, flags: int = 0, copy: bool = True, encoding: str = "utf-8", **draft: Any) -> Any:
         """Send ``u`` as one frame, as ``zmq.Socket.send_string`` does."""
-        if flags or draft or not isinstance(u, str):
+        trace = self._trace
+        if flags or draft or trace[0] & ~_RECEIVED or u.__class__ is not str:
             return super().send_string(u, flags, copy, encoding, **draft)
         try:
             sent = _send(self, u.encode(encoding), 0, copy, False)
         except zmq.Again:
             raise self.not_sent() from None
-        trace = self._trace
-        trace[0] = trace[0] & ~(_RECEIVED | _MORE_OUT) | _SENT
+        except zmq.ZMQError:
+            return super().send_string(u, flags, copy, encoding)
+        trace[0] = _SENT
         return sent
+
+    def send_multipart(
+        self, msg_parts: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False, **draft: Any
+    ) -> Any:
+        """Send a message of several frames, as ``zmq.Socket.send_multipart`` does."""
+        return self._send_with_care(super().send_multipart, msg_parts, flags, copy, track, **draft)
+
+    def _send_with_care(self, send: Callable[..., Any], *arguments: Any, **draft: Any) -> Any:
+        """Send; a refusal because the last lessee left frames unread is not this one's."""
+        try:
+            return send(*arguments, **draft)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EFSM or self._trace[0] & _BEGUN or not self._skip_frames():
+                raise
+        return send(*arguments, **draft)
+
+    def _skip_frames(self) -> bool:
+        """Throw away what is left of a message. Returns whether there was anything."""
+        left = bool(_get(self, _RCVMORE))
+        while _get(self, _RCVMORE):
+            _recv(self, _NOBLOCK)
+        return left
+
+    def _expect_request(self) -> None:
+        """Refuse a receive before the first send."""
+        if not self._trace[0] & _BEGUN:
+            raise zmq.ZMQError(zmq.EFSM)
+
+    def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
+        """Receive one frame, as ``zmq.Socket.recv`` does."""
+        trace = self._trace
+        if flags or not copy or trace[0] != _SENT:
+            self._expect_request()
+            return super().recv(flags, copy, track)
+        try:
+            body = _recv(self, 0, True, False)
+        except zmq.Again as again:
+            raise self.not_received(0, again) from None
+        trace[0] = _RECEIVED
+        return body
 
     def recv_string(self, flags: int = 0, encoding: str = "utf-8") -> str:
         """Receive one frame as text, as ``zmq.Socket.recv_string`` does."""
-        try:
-            frame = _recv(self, int(flags), False, False)
-        except zmq.Again as again:
-            raise self.not_received(int(flags), again) from None
         trace = self._trace
-        if frame.more:
-            trace[0] = trace[0] & ~_SENT | (_RECEIVED | _MORE_IN)
-        else:
-            trace[0] = trace[0] & ~(_SENT | _MORE_IN) | _RECEIVED
-        return str(frame.bytes, encoding)
+        if flags or trace[0] != _SENT:
+            return super().recv_string(flags, encoding)
+        try:
+            body: bytes = _recv(self, 0, True, False)
+        except zmq.Again as again:
+            raise self.not_received(0, again) from None
+        trace[0] = _RECEIVED
+        return body.decode(encoding)
+
+    def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
+        """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
+        self._expect_request()
+        return super().recv_multipart(flags, copy, track)
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""
+        self._expect_request()
+        return super().recv_into(*args, **kwargs)
 
 
 class ReplySocket(LeanSocket):

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import EndpointBusy, LeaseLeaked, NoReply, NotSent, PoolTimeout
+from app.pools.errors import EndpointBusy, LeaseLeaked, NoReply, NotSent, PoolTimeout, UnexpectedReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
 from app.pools.zmq_pool.context import socket_limit
 from tests.support.echo import replier
@@ -68,18 +68,39 @@ def test_a_request_without_its_reply_costs_the_socket(pool):
             assert b"mine" == pool.request(config, b"mine")
 
 
-def test_frames_left_unread_cost_the_socket(pool):
-    """A REQ with frames of its reply left is closed."""
-    with replier(lambda frames: [b"one", b"two"]) as endpoint:
-        config = SocketConfig(SocketType.REQ, endpoint)
-        with pool.socket(config) as socket:
+@pytest.mark.parametrize("copy", [True, False])
+def test_frames_left_unread_reach_nobody(pool, copy):
+    """What a lessee left unread of its reply is neither read by the next one nor in the way of its request."""
+    with replier(lambda frames: [*frames, b"rest", b"of it"]) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=1)
+        for ask in ("send", "send_string", "send_multipart"):
+            with pool.socket(config) as socket:
+                socket.send(b"a stranger's")
+                socket.recv(copy=copy)
+            with pool.socket(config) as socket:
+                for receive in (socket.recv, socket.recv_string, socket.recv_multipart):
+                    with pytest.raises(zmq.ZMQError, match="current state"):
+                        receive()
+                getattr(socket, ask)({"send": b"mine", "send_string": "mine", "send_multipart": [b"mine"]}[ask])
+                assert [b"mine", b"rest", b"of it"] == socket.recv_multipart()
+            with pool.socket(config) as socket:
+                socket.send(b"a stranger's")
+                socket.recv(copy=copy)
+            with pytest.raises(UnexpectedReply):
+                pool.request(config, b"mine", timeout=10)
+
+
+def test_a_request_in_the_middle_of_a_reply_is_refused_as_in_zmq(pool):
+    """The lessee itself who sends before it has read all of its reply gets libzmq's error."""
+    with replier(lambda frames: [*frames, b"rest"]) as endpoint:
+        with pool.socket(SocketConfig(SocketType.REQ, endpoint)) as socket:
             socket.send(b"a")
-            assert b"one" == socket.recv()
-        assert socket.closed
-        with pool.socket(config) as socket:
-            socket.send(b"a")
-            assert [b"one", b"two"] == socket.recv_multipart()
-        assert not socket.closed
+            assert b"a" == socket.recv()
+            with pytest.raises(zmq.ZMQError, match="current state"):
+                socket.send(b"b")
+            assert b"rest" == socket.recv()
+            socket.send(b"c")
+            assert [b"c", b"rest"] == socket.recv_multipart()
 
 
 def test_a_socket_closed_in_its_lease_is_never_leased_again(pool):
@@ -395,11 +416,11 @@ async def test_ten_tasks_have_ten_sockets(pool):
     """Concurrent asyncio leases never share a socket, and each gets its own reply."""
     with replier() as endpoint:
         config = SocketConfig(SocketType.REQ, endpoint, max_connections=10)
-        leased = []
+        all_leased = asyncio.Barrier(10)
 
         async def ask(n):
             async with pool.socket(config) as socket:
-                leased.append(socket)
+                await all_leased.wait()
                 await socket.send(b"%d" % n)
                 return await socket.recv()
 
