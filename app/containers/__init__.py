@@ -14,6 +14,7 @@ from app.containers.errors import (
     NoMessageError,
     NotWiredError,
     StartTimeoutError,
+    StoppingError,
     StopTimeoutError,
     UnresolvedMarkersError,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Resources",
     "StartTimeoutError",
     "StopTimeoutError",
+    "StoppingError",
     "UnresolvedMarkersError",
     "inject",
     "leased",

@@ -26,6 +26,21 @@ class NotWiredError(ContainerError, RuntimeError):
         )
 
 
+class StoppingError(ContainerError, RuntimeError):
+    """A function was called while its container stops: what runs may end, nothing new begins.
+
+    Args:
+        function: the function's module and qualified name.
+    """
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+        super().__init__(
+            f"{function}: its container is stopping and takes no new calls; stop what calls it before you leave the "
+            "Lifecycle block, or let a running call or a message_scope() make the call"
+        )
+
+
 class LeaseNotOpenError(ContainerError, AttributeError):
     """A lease was used as if it were the connection: the function that received it lacks ``@inject``."""
 

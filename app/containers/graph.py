@@ -1,4 +1,4 @@
-"""The graph of a container's providers: what there is by which name, and in which order it starts."""
+"""The graph of a container's providers: what there is by which name, whether it is sound, and how it starts."""
 
 from __future__ import annotations
 
@@ -35,74 +35,88 @@ def names(container: AnyContainer) -> dict[str, AnyProvider]:
     return found
 
 
-def start_order(container: AnyContainer) -> list[list[tuple[str, AnyProvider]]]:
-    """Return the parts that ``Lifecycle`` starts, in waves: each needs only parts of earlier waves.
+class Graph:
+    """The providers of a container, as they are now: one that is overridden is replaced by what overrides it.
 
-    A part is a ``Pooled``, ``Resource`` or ``PerContainer`` provider; one that is overridden is replaced by what
-    overrides it.
-
-    Raises:
-        CycleError: providers need each other in a circle.
+    Args:
+        container: an instance of a container.
     """
-    labels = {_effective(provider): name for name, provider in reversed(list(names(container).items()))}
-    waves: dict[AnyProvider, int] = {}  # the wave in which a provider is ready
-    path: list[AnyProvider] = []
 
-    def visit(provider: AnyProvider) -> int:
-        provider = _effective(provider)
-        if provider in waves:
+    def __init__(self, container: AnyContainer) -> None:
+        self._providers = container.providers.values()
+        self.names = names(container)
+        """Every provider that a string marker can name."""
+        self._labels: dict[AnyProvider, str] = {}
+        for name, provider in reversed(self.names.items()):
+            self._labels |= {provider: name, effective(provider): name}
+
+    def check(self) -> None:
+        """Make sure that the container can give what it promises.
+
+        Raises:
+            UnresolvedMarkersError: a pool has not the method that gives a lease; names the nearest.
+            CycleError: providers need each other in a circle.
+            CapturedLeaseError: what lives as long as the container is given a lease, through factories too.
+        """
+        self._refuse_unknown_methods()
+        self.start_order()
+        self._refuse_captured_leases()
+
+    def start_order(self) -> list[list[tuple[str, AnyProvider]]]:
+        """Return the parts that ``Lifecycle`` starts, in waves: each needs only parts of earlier waves.
+
+        A part is a ``Pooled``, ``Resource`` or ``PerContainer`` provider.
+
+        Raises:
+            CycleError: providers need each other in a circle.
+        """
+        waves: dict[AnyProvider, int] = {}  # the wave in which a provider is ready
+        path: list[AnyProvider] = []
+
+        def visit(provider: AnyProvider) -> int:
+            provider = effective(provider)
+            if provider in waves:
+                return waves[provider]
+            if provider in path:
+                circle = [*path[path.index(provider) :], provider]
+                raise CycleError([self._label(member) for member in circle])
+            path.append(provider)
+            ready = max((visit(needed) for needed in provider.related), default=0)
+            path.pop()
+            waves[provider] = ready + isinstance(provider, _PARTS)
             return waves[provider]
-        if provider in path:
-            circle = [*path[path.index(provider) :], provider]
-            raise CycleError([_label(member, labels) for member in circle])
-        path.append(provider)
-        ready = max((visit(needed) for needed in provider.related), default=0)
-        path.pop()
-        waves[provider] = ready + isinstance(provider, _PARTS)
-        return waves[provider]
 
-    for provider in container.providers.values():
-        visit(provider)
-    parts = [provider for provider in waves if isinstance(provider, _PARTS)]
-    count = max((waves[part] for part in parts), default=0)
-    return [[(_label(part, labels), part) for part in parts if waves[part] == number] for number in range(1, count + 1)]
+        for provider in self._providers:
+            visit(provider)
+        parts = [provider for provider in waves if isinstance(provider, _PARTS)]
+        count = max((waves[part] for part in parts), default=0)
+        return [[(self._label(part), part) for part in parts if waves[part] == wave] for wave in range(1, count + 1)]
 
+    def _refuse_unknown_methods(self) -> None:
+        complaints = []
+        for name, provider in self.names.items():
+            if isinstance(provider, LeaseProvider):
+                kind = _class_of(provider.pool)
+                if kind is not None and not hasattr(kind, provider.method):
+                    near = get_close_matches(provider.method, dir(kind), n=1)
+                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    complaints.append(f"{name}: {kind.__name__} has no method {provider.method!r}{hint}")
+        if complaints:
+            raise UnresolvedMarkersError(complaints)
 
-def refuse_unknown_methods(container: AnyContainer) -> None:
-    """Make sure that each lease's pool has the method that gives it.
+    def _refuse_captured_leases(self) -> None:
+        for holder in map(effective, providers.traverse(*self._providers)):
+            if isinstance(holder, _LONG_LIVED):
+                lease = _captured(holder, set())
+                if lease is not None:
+                    raise CapturedLeaseError(self._label(holder), self._label(lease))
 
-    Raises:
-        UnresolvedMarkersError: one has not; names the provider, the method and the nearest.
-    """
-    complaints = []
-    for name, provider in names(container).items():
-        if isinstance(provider, LeaseProvider):
-            pool: Any = _effective(provider.pool)
-            kind = getattr(pool, "provides", None)
-            if isinstance(kind, type) and not hasattr(kind, provider.method):
-                near = get_close_matches(provider.method, dir(kind), n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                complaints.append(f"{name}: {kind.__name__} has no method {provider.method!r}{hint}")
-    if complaints:
-        raise UnresolvedMarkersError(complaints)
-
-
-def refuse_captured_leases(container: AnyContainer) -> None:
-    """Make sure that nothing that lives as long as ``container`` is given a lease, which lives for one call.
-
-    Raises:
-        CapturedLeaseError: a singleton, a pool or a resource is; through factories too.
-    """
-    labels = {provider: name for name, provider in reversed(list(names(container).items()))}
-    for holder in map(_effective, providers.traverse(*container.providers.values())):
-        if isinstance(holder, _LONG_LIVED):
-            lease = _captured(holder, set())
-            if lease is not None:
-                raise CapturedLeaseError(_label(holder, labels), _label(lease, labels))
+    def _label(self, provider: AnyProvider) -> str:
+        return self._labels.get(provider) or type(provider).__name__
 
 
 def _captured(provider: AnyProvider, seen: set[AnyProvider]) -> AnyProvider | None:
-    for needed in map(_effective, provider.related):
+    for needed in map(effective, provider.related):
         if isinstance(needed, (LeaseProvider, PerMessage)):
             return needed
         # Another long-lived one is looked at for itself; a group of names is no lease.
@@ -115,11 +129,14 @@ def _captured(provider: AnyProvider, seen: set[AnyProvider]) -> AnyProvider | No
     return None
 
 
-def _effective(provider: AnyProvider) -> AnyProvider:
+def effective(provider: AnyProvider) -> AnyProvider:
+    """Return what overrides ``provider``, or ``provider`` itself."""
     while provider.last_overriding is not None:
         provider = provider.last_overriding
     return provider
 
 
-def _label(provider: AnyProvider, labels: dict[AnyProvider, str]) -> str:
-    return labels.get(provider) or type(provider).__name__
+def _class_of(provider: AnyProvider) -> type | None:
+    """Return the class of what ``provider`` makes, if that is known."""
+    made: Any = getattr(effective(provider), "provides", None)
+    return made if isinstance(made, type) else None

@@ -62,10 +62,7 @@ class PoolPart:
     def start(self) -> None:
         self._pool = self._provider()
         self._pool.start()
-        with self._lock:
-            self._started = True
-            too_late = self._given_up
-        if too_late:
+        if self._is_too_late():
             self._pool.stop()
 
     def stop(self, timeout: float) -> None:
@@ -75,10 +72,17 @@ class PoolPart:
     async def start_async(self) -> None:
         self._pool = self._provider()
         await self._pool.start_async()
+        if self._is_too_late():
+            await self._pool.stop_async()
 
     async def stop_async(self, timeout: float) -> None:
         if self._pool is not None:
             await self._pool.stop_async(timeout)
+
+    def _is_too_late(self) -> bool:
+        with self._lock:
+            self._started = True
+            return self._given_up
 
     def give_up(self) -> None:
         with self._lock:

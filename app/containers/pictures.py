@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from app.containers import graph
-from app.containers.graph import AnyContainer, AnyProvider
+from app.containers.graph import AnyContainer, AnyProvider, Graph
 from app.containers.providers import LeaseProvider, Named, Pooled
 from app.containers.scopes import PerMessage
 
@@ -23,16 +22,17 @@ class Picture:
 
     def __init__(self, container: AnyContainer, report: Mapping[str, float] | None = None) -> None:
         self._report = report or {}
+        graph = Graph(container)
         self.names = {
             name: provider
-            for name, provider in graph.names(container).items()
+            for name, provider in graph.names.items()
             if not isinstance(provider, Named) and not _is_view(name)
         }
         labels = {provider: name for name, provider in reversed(list(self.names.items()))}
         self.edges: Edges = sorted(
             {(name, needed) for name, provider in self.names.items() for needed in _needs(provider, labels)}
         )
-        self.order = {name: number for number, wave in enumerate(graph.start_order(container), 1) for name, _ in wave}
+        self.order = {name: number for number, wave in enumerate(graph.start_order(), 1) for name, _ in wave}
 
     def note(self, name: str) -> str:
         """Return what is known about when a part starts: its place in the order, and the time it took."""

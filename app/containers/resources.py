@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -86,9 +87,16 @@ class Resources(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put ``poolwire.toml`` below the environment and ``.env``."""
+        """Put ``poolwire.toml`` below the environment and ``.env``, and leave out whichever says nothing."""
         named = {kind: table for kind, table in read_config_file().items() if kind in cls.kinds}
-        return init_settings, env_settings, dotenv_settings, InitSettingsSource(settings_cls, init_kwargs=named)
+        file = InitSettingsSource(settings_cls, init_kwargs=named)
+        prefix = str(cls.model_config["env_prefix"]).lower()
+        variables = [
+            source
+            for source in (env_settings, dotenv_settings)
+            if not isinstance(source, EnvSettingsSource) or any(name.startswith(prefix) for name in source.env_vars)
+        ]
+        return init_settings, *variables, file
 
     def __repr_args__(self) -> Iterator[tuple[str, object]]:
         """Show names only: an address may carry a password."""

@@ -144,6 +144,11 @@ async def message_scope_async(**values: Any) -> AsyncIterator[None]:
         _message.reset(token)
 
 
+def in_message() -> bool:
+    """Whether a message is being worked on here."""
+    return _message.get() is not None
+
+
 def _inner(values: dict[str, Any], *, is_async: bool) -> _Kept:
     outer = _message.get()
     kept = _Kept(is_async=is_async)
@@ -184,16 +189,16 @@ class PerMessage(Copied, providers.Provider[Lease[T]]):
     """
 
     def __init__(self, lease: providers.Provider[Lease[T]]) -> None:
-        self._lease = lease
+        self.lease = lease
         super().__init__()
 
     def _copy(self, memo: dict[Any, Any]) -> Self:
-        return type(self)(providers.deepcopy(self._lease, memo))
+        return type(self)(providers.deepcopy(self.lease, memo))
 
     @property
     def related(self) -> Iterator[providers.Provider[Any]]:
         """The providers that this one needs."""
-        yield self._lease
+        yield self.lease
         yield from super().related
 
     def _provide(self, args: Any, kwargs: Any) -> Any:
@@ -203,7 +208,7 @@ class PerMessage(Copied, providers.Provider[Lease[T]]):
         return self._share(kept)
 
     def _share(self, kept: _Kept) -> Any:
-        lease: Any = self._lease()
+        lease: Any = self.lease()
         # What a test put in the lease's place is used as it is.
         return Lease(lambda: _Shared(kept, self, lease)) if type(lease) is Lease else lease
 

@@ -1,4 +1,4 @@
-"""Asyncio: finishing what must be finished although the caller is cancelled."""
+"""Coroutines: finishing what must be finished although the caller is cancelled, and running one without a loop."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     if cancelled is not None:
         raise cancelled
     return task.result()
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never has to wait for an event loop, and return its result."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError(f"{work!r} waits for an event loop, and none runs it")

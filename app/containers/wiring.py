@@ -12,16 +12,18 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any, TypeAlias, cast, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
-from dependency_injector import providers, wiring
+from dependency_injector import wiring
 
 from app.containers.errors import AlreadyWiredError, UnresolvedMarkersError
 from app.containers.graph import AnyContainer, names
+from app.containers.kinds import needs_coroutine
 from app.containers.records import Function, Record, decorated_in, is_registered, late, record_of
+from app.containers.refusals import Refusal
 
 # Which wiring a function is bound by at this moment: dependency-injector's registry, too, is the process's own.
 _served_by: weakref.WeakKeyDictionary[Function, Wiring] = weakref.WeakKeyDictionary()
@@ -63,6 +65,7 @@ class Wiring:
         self._bound: weakref.WeakKeyDictionary[Function, _Bound] = weakref.WeakKeyDictionary()
         self._attributes: list[wiring.PatchedAttribute] = []
         self._found: Any = None
+        self._is_stopping = False
 
     @property
     def running_calls(self) -> int:
@@ -80,6 +83,7 @@ class Wiring:
             AlreadyWiredError: another running container serves one of the functions.
         """
         complaints: list[str] = []
+        self._is_stopping = False
         try:
             self._found = wiring.ProvidersMap(self._container)
             for contents in map(_Contents, self._covered()):
@@ -98,6 +102,8 @@ class Wiring:
         late.append(self)
 
     def _covered(self) -> list[types.ModuleType]:
+        if not self._packages:
+            return self._modules
         imported = [module for name, module in list(sys.modules.items()) if self._is_in_a_package(name)]
         return list(dict.fromkeys([*self._modules, *imported]))
 
@@ -115,7 +121,10 @@ class Wiring:
         self._bound.setdefault(function, (record.injections, record.closing))
         record.injections, record.closing = {}, {}
         wiring._bind_injections(function, self._found)
-        return [] if function in self._unchecked else list(self._unresolved(function))
+        complaints = [] if function in self._unchecked else list(self._unresolved(function))
+        if self._is_stopping:
+            _refuse_calls(record)
+        return complaints
 
     def _bind_attribute(self, owner: Any, name: str, marker: Any) -> list[str]:
         if self._found.resolve_provider(marker.provider, marker.modifier) is None:
@@ -141,6 +150,13 @@ class Wiring:
                 raise UnresolvedMarkersError(complaints)
             return True
 
+    def refuse_new_calls(self) -> None:
+        """Refuse calls from now on, except those that a running call or the work on a message makes."""
+        with _late_lock:
+            self._is_stopping = True
+            for function in list(self._bound):
+                _refuse_calls(record_of(function))
+
     def disconnect(self) -> None:
         """Unbind everything, and let what was bound before serve again."""
         with _late_lock:
@@ -161,7 +177,7 @@ class Wiring:
         record = record_of(function)
         for parameter, marker in record.reference_injections.items():
             if parameter in record.injections:
-                if _gives_a_future(record.injections[parameter]) and not _is_coroutine(record.original):
+                if not _is_coroutine(function) and needs_coroutine(record.injections[parameter]):
                     yield (
                         f"{_place(function)}, parameter {parameter!r}: its provider is asynchronous; "
                         "make the function `async def`"
@@ -174,6 +190,11 @@ class Wiring:
         near = get_close_matches(wanted, known, n=1) if isinstance(wanted, str) else []
         hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
         return f"the container has no {wanted!r}; {hint}"
+
+
+def _refuse_calls(record: Any) -> None:
+    if isinstance(record, Record):  # dependency-injector's wrapper asks for true providers; there the pools refuse
+        record.injections = {name: Refusal(record.place, given) for name, given in record.injections.items()}
 
 
 def _module(module: types.ModuleType | str) -> types.ModuleType:
@@ -234,17 +255,9 @@ class _Contents:
                 yield function
 
 
-def _gives_a_future(provider: Any) -> bool:
-    if isinstance(provider, providers.Coroutine):
-        return True
-    if not isinstance(provider, providers.BaseResource):
-        return False
-    # dependency-injector turns a generator function into a context manager's.
-    return _is_coroutine(inspect.unwrap(cast(Callable[..., Any], provider.provides)))
-
-
-def _is_coroutine(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+def _is_coroutine(function: Function) -> bool:
+    inner = inspect.unwrap(function)
+    return inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
 
 
 def _place(function: Function) -> str:

@@ -1,6 +1,7 @@
 """What is wrong with a container's graph shows before anything starts."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from dependency_injector import containers, providers
 from app.containers import (
     AlreadyWiredError,
     CapturedLeaseError,
+    Lease,
     LeaseProvider,
     Lifecycle,
+    PerMessage,
     Pooled,
     Provide,
     UnresolvedMarkersError,
@@ -83,6 +86,72 @@ async def test_an_asynchronous_provider_in_a_function_is_refused(provider: Any) 
         await lifecycle.__aenter__()
 
 
+@asynccontextmanager
+async def open_for_coroutines() -> AsyncIterator[str]:
+    yield "lent"
+
+
+class AsyncShelf(Ledger):
+    """A pool whose leases open in asyncio only, told in each way that there is."""
+
+    @asynccontextmanager
+    async def decorated(self, config: object) -> AsyncIterator[str]:
+        yield "lent"
+
+    def annotated(self, config: object) -> AbstractAsyncContextManager[str]:
+        return self.decorated(config)
+
+
+class Shelves(containers.DeclarativeContainer):
+    pool = Pooled(AsyncShelf)
+    slow = providers.Resource(slow_resource)
+    decorated: LeaseProvider[str] = LeaseProvider(pool, "decorated", None)
+    annotated: LeaseProvider[str] = LeaseProvider(pool, "annotated", None)
+    per_message: PerMessage[str] = PerMessage(decorated)
+    of_a_factory = providers.Factory(Lease, providers.Object(open_for_coroutines))
+    through_a_factory = providers.Factory(Service, slow)
+    through_an_attribute = slow.provided.upper.call()
+    through_a_list = providers.Singleton(Service, more=providers.List(providers.Factory(Service, slow)))
+    through_an_override = providers.Object("replaced")
+    as_a_provider = providers.Factory(Service, slow.provider)
+    both_sides: LeaseProvider[Connection] = LeaseProvider(pool, "lease", None)
+
+
+Shelves.through_an_override.override(providers.Coroutine(slow_coroutine))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in Shelves.providers if name not in ("pool", "as_a_provider", "both_sides")]
+)
+async def test_what_only_a_coroutine_can_use_is_refused_in_a_function(name: str) -> None:
+    """Before the start, also through factories, lists, attributes and overrides, and for each kind of lease."""
+
+    @inject
+    def handle(value: Any = Provide[name]) -> None: ...
+
+    @inject
+    async def handle_async(value: Any = Provide[name]) -> None: ...
+
+    container: Any = Shelves()
+    with pytest.raises(UnresolvedMarkersError, match=r"handle, parameter 'value': .* make the function `async def`"):
+        await Lifecycle(container, modules=[module_with(handle)]).__aenter__()
+    async with Lifecycle(container, modules=[module_with(handle_async)]):
+        if name != "per_message":
+            await handle_async()
+
+
+@pytest.mark.parametrize("name", ["pool", "as_a_provider", "both_sides"])
+async def test_what_a_function_can_use_is_not_refused(name: str) -> None:
+    """A pool, a factory that is given an asynchronous provider as such, and a lease with two sides."""
+
+    @inject
+    def handle(value: Any = Provide[name]) -> Any:
+        return value
+
+    async with Lifecycle(Shelves(), modules=[module_with(handle)]):
+        assert handle() is not None
+
+
 async def test_an_asynchronous_provider_in_a_coroutine_gives_its_value() -> None:
     """A coroutine receives what the asynchronous resource yields."""
 
@@ -110,6 +179,26 @@ def test_two_running_containers_cannot_serve_one_function() -> None:
         assert handle()
     with Lifecycle(LedgerContainer(), modules=[module]):
         assert handle()
+
+
+def test_two_containers_may_serve_one_module_one_after_the_other_or_different_modules_at_once() -> None:
+    """What is refused is one function with two containers; each container gives its own things."""
+
+    @inject
+    def here(greeting: str = Provide["greeting"]) -> str:
+        return greeting
+
+    @inject
+    def there(greeting: str = Provide["greeting"]) -> str:
+        return greeting
+
+    one, other = module_with(here), module_with(there)
+    second: Any = LedgerContainer()
+    with second.greeting.override(providers.Object("second")):
+        with Lifecycle(LedgerContainer(), modules=[one]), Lifecycle(second, modules=[other]):
+            assert ("hello", "second") == (here(), there())
+        with Lifecycle(second, modules=[one, other]):
+            assert ("second", "second") == (here(), there())
 
 
 def test_a_refused_graph_leaves_nothing_wired_or_started() -> None:

@@ -23,9 +23,11 @@ from app.containers import (
     Provide,
     Resources,
     StartTimeoutError,
+    StoppingError,
     StopTimeoutError,
     UnresolvedMarkersError,
     inject,
+    message_scope,
 )
 from app.containers.testing import Fake, StubServer, override
 from tests.support.ledger import Connection, Ledger, LedgerContainer
@@ -47,9 +49,21 @@ def chain(kind: Any = Ledger) -> Any:
 
 
 class Stubborn(Ledger):
-    """A pool whose stop waits for a gate, whatever time it is given."""
+    """A pool whose start or stop waits for a gate, whatever time it is given and whoever cancels it."""
 
     gate: threading.Event
+    gate_async: asyncio.Event
+
+    def start(self) -> None:
+        self._act("start")
+        if "hang in start" in self.failing:
+            self.gate.wait(30)
+
+    async def start_async(self) -> None:
+        self._act("start")
+        while "hang in start" in self.failing and not self.gate_async.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.gate_async.wait()
 
     def stop(self, timeout: float = 10.0) -> None:
         self._act("stop")
@@ -61,16 +75,40 @@ class Stubborn(Ledger):
 
 
 @pytest.mark.parametrize("position", range(12))
-def test_a_start_that_fails_at_any_position_stops_what_had_started(position: int) -> None:
+async def test_a_start_that_fails_at_any_position_stops_what_had_started(position: int) -> None:
     """Of a chain of twelve, those before the failing part and itself are stopped, in reverse, and no other."""
-    container = chain()
-    getattr(container, PARTS[position])().failing["start"] = ConnectionError("down")
+    for asynchronous in (False, True):
+        container = chain()
+        getattr(container, PARTS[position])().failing["start"] = ConnectionError("down")
+        lifecycle = Lifecycle(container)
 
-    with pytest.raises(ConnectionError):
-        Lifecycle(container).__enter__()
+        with pytest.raises(ConnectionError):
+            await lifecycle.__aenter__() if asynchronous else lifecycle.__enter__()
 
-    begun = [f"start {name}" for name in PARTS[: position + 1]]
-    assert [*begun, *(line.replace("start", "stop") for line in reversed(begun))] == container.log()
+        begun = [f"start {name}" for name in PARTS[: position + 1]]
+        assert [*begun, *(line.replace("start", "stop") for line in reversed(begun))] == container.log()
+
+
+@pytest.mark.parametrize("position", range(12))
+async def test_a_start_that_hangs_at_any_position_stops_what_had_started(position: int) -> None:
+    """A part that does not start in time, and does not even heed its cancellation, is named, and all is undone."""
+    for asynchronous in (False, True):
+        Stubborn.gate, Stubborn.gate_async = threading.Event(), asyncio.Event()
+        container = chain(Stubborn)
+        getattr(container, PARTS[position])().failing["hang in start"] = OSError()
+        log = container.log()
+        lifecycle = Lifecycle(container, start_timeout=0.05)
+
+        with pytest.raises(StartTimeoutError, match=f"{PARTS[position]} did not start within"):
+            await lifecycle.__aenter__() if asynchronous else lifecycle.__enter__()
+
+        begun = [f"start {name}" for name in PARTS[: position + 1]]
+        undone = [*begun, *(line.replace("start", "stop") for line in reversed(begun))]
+        assert undone == log
+        Stubborn.gate.set()
+        Stubborn.gate_async.set()
+        # What started too late stops by itself, a second time for good.
+        await eventually_async(lambda undone=undone, log=log: [*undone, f"stop {PARTS[position]}"] == log)
 
 
 @pytest.mark.parametrize("position", range(12))
@@ -90,13 +128,13 @@ async def test_a_stop_that_fails_at_any_position_stops_all_others(position: int)
         assert [f"stop {name}" for name in reversed(PARTS)] == log[12:]
 
 
-@pytest.mark.parametrize("position", [0, 5, 11])
+@pytest.mark.parametrize("position", range(12))
 async def test_a_stop_that_hangs_is_left_behind_at_the_deadline(position: int) -> None:
     """A part that ignores its time limit is named in the group, and all others are stopped."""
     for asynchronous in (False, True):
         Stubborn.gate = threading.Event()
         container = chain(Stubborn)
-        lifecycle = Lifecycle(container, stop_timeout=0.2)
+        lifecycle = Lifecycle(container, stop_timeout=0.05)
         await lifecycle.__aenter__() if asynchronous else lifecycle.__enter__()
         getattr(container, PARTS[position])().failing["hang"] = OSError()
         log = container.log()
@@ -194,6 +232,146 @@ async def test_running_coroutines_end_before_the_pools_stop() -> None:
 
     assert ["start ledger", "open ledger"] == await task
     await stopping
+
+
+class Traffic:
+    """A call that runs while its container stops, and what others try meanwhile."""
+
+    def __init__(self) -> None:
+        self.inside, self.release = threading.Event(), threading.Event()
+
+        @inject
+        def inner(first: Connection = Provide["first"]) -> bool:
+            return first.open
+
+        @inject
+        def outer(first: Connection = Provide["first"]) -> bool:
+            self.inside.set()
+            self.release.wait(30)
+            return inner()
+
+        @inject
+        def items(first: Connection = Provide["first"]) -> Iterator[bool]:
+            yield first.open
+
+        self.inner, self.outer, self.items = inner, outer, items
+        self.lifecycle = Lifecycle(LedgerContainer(), modules=[module_with(inner, outer, items)])
+
+    def stop(self) -> None:
+        self.lifecycle.__exit__(None, None, None)
+
+
+def test_new_calls_are_refused_while_running_ones_end() -> None:
+    """From the beginning of the stop a new call is an error that says so; what a running call calls is served."""
+    for _ in range(20):
+        traffic, results = Traffic(), list[bool]()
+        traffic.lifecycle.__enter__()
+        running = threading.Thread(target=lambda t=traffic, r=results: r.append(t.outer()))
+        running.start()
+        traffic.inside.wait(30)
+        stopping = threading.Thread(target=traffic.stop)
+        stopping.start()
+
+        def refused(traffic: Traffic = traffic) -> bool:
+            with suppress(StoppingError):
+                return not traffic.inner()
+            return True
+
+        eventually(refused)
+        with pytest.raises(StoppingError, match="its container is stopping and takes no new calls"):
+            list(traffic.items())
+        with message_scope():
+            assert traffic.inner()
+        traffic.release.set()
+        for thread in (running, stopping):
+            thread.join(30)
+
+        assert [True] == results
+        with pytest.raises(NotWiredError):
+            traffic.inner()
+
+
+async def test_what_a_running_coroutine_awaits_is_served_while_its_container_stops() -> None:
+    """A coroutine that runs comes to its end, and a new one is refused."""
+    release = asyncio.Event()
+
+    @inject
+    async def inner(first: Connection = Provide["first"]) -> bool:
+        await asyncio.sleep(0)
+        return first.open
+
+    @inject
+    async def outer(first: Connection = Provide["first"]) -> bool:
+        await release.wait()
+        return await inner()
+
+    lifecycle = Lifecycle(LedgerContainer(), modules=[module_with(inner, outer)])
+    await lifecycle.__aenter__()
+    container: Any = lifecycle.container
+    running = asyncio.create_task(outer())
+    await eventually_async(lambda: container.ledger().leased)
+    stopping = asyncio.create_task(lifecycle.__aexit__(None, None, None))
+
+    async def call_until_the_stop_has_begun() -> None:
+        for _ in range(100_000):
+            await inner()
+
+    with pytest.raises(StoppingError):
+        await call_until_the_stop_has_begun()
+    release.set()
+    assert await running
+    await stopping
+
+
+def test_a_call_that_comes_too_late_makes_no_new_pool() -> None:
+    """While one part is still being stopped, calls reach the pools that are stopped and no new ones."""
+    gate, at_it = threading.Event(), threading.Event()
+    made: list[Ledger] = []
+
+    class Counted(Ledger):
+        def __init__(self, needs: Any) -> None:
+            super().__init__(needs=needs)
+            made.append(self)
+
+    class Slow(Ledger):
+        def stop(self, timeout: float = 10.0) -> None:
+            at_it.set()
+            gate.wait(30)
+
+    class Container(containers.DeclarativeContainer):
+        slow = Pooled(Slow)
+        ledger = Pooled(Counted, needs=slow)  # so it is stopped before the slow one
+        first: LeaseProvider[Connection] = LeaseProvider(ledger, "lease", None)
+
+    @inject
+    def use(first: Connection = Provide["first"]) -> None: ...
+
+    lifecycle = Lifecycle(Container(), modules=[module_with(use)])
+    with lifecycle:
+        use()
+        stopping = threading.Thread(target=lifecycle.__exit__, args=(None, None, None))
+        stopping.start()
+        at_it.wait(30)
+        for _ in range(10):
+            with message_scope():
+                use()
+        gate.set()
+        stopping.join(30)
+
+    assert 1 == len(made)
+
+
+def test_a_stop_after_the_stop_does_nothing() -> None:
+    """Stopping twice, or what never started, is no error, in whichever way."""
+    container: Any = LedgerContainer()
+    lifecycle = Lifecycle(container)
+    lifecycle.__exit__(None, None, None)
+    with lifecycle:
+        log = container.ledger().log
+        lifecycle.__exit__(None, None, None)
+    asyncio.run(lifecycle.__aexit__(None, None, None))
+
+    assert ["start ledger", "stop ledger"] == log
 
 
 def test_one_container_runs_once_at_a_time() -> None:
