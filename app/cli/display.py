@@ -72,16 +72,16 @@ class Display:
             examples = [entry for entry in left_out if entry["reason"] == reason][:_LISTED]
             shown = ", ".join(_described(entry) for entry in examples)
             more = f", and {count - len(examples)} more" if count > len(examples) else ""
-            say(f"left out, {reason}: {count} [dim]({escape(shown)}{more})[/]", soft_wrap=True)
+            say(f"left out, {reason}: {count} [dim]({escape(shown)}{more})[/]")
 
     def tables(self, demo: Demo) -> None:
         """Show the agents and the pools."""
         agents = Table("agent", "receives on", "state", "handled", "failed", title="Agents", title_justify="left")
         for server in demo.servers:
-            endpoint = server.agent.endpoint
-            agents.add_row(
-                server.agent.name, str(endpoint or "-"), str(server.state), str(server.handled), str(server.failed)
-            )
+            endpoint, handled, failed = server.agent.endpoint, server.handled, server.failed
+            if server.agent is demo.enricher:  # no socket of an agent's: it serves HTTP, and counts by itself
+                endpoint, handled, failed = "HTTP", demo.enricher.answered, demo.enricher.refused
+            agents.add_row(server.agent.name, str(endpoint or "-"), str(server.state), str(handled), str(failed))
         pools = Table("pool", "connections", "in use", "reused", "opened", title="Pools", title_justify="left")
         for name, metrics in demo.pools().items():
             columns = ("total_connections", "active_connections", "pool_hits", "pool_misses")
