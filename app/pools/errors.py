@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class PoolError(Exception):
-    """The base of every error that poolwire's pools raise."""
+    """The base of every error that poolwire's pools raise. It can be pickled, to reach another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is otherwise made anew from its arguments, which are not those of a constructor with facts.
+        return _remade, (type(self), self.args), self.__dict__
+
+
+def _remade(kind: type[PoolError], args: tuple[Any, ...]) -> PoolError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class ConfigError(PoolError, ValueError):

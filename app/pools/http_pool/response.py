@@ -35,6 +35,9 @@ class HTTPStatusError(PoolError, requests.HTTPError):
         super().__init__(f"{response.status_code} {reason} for {response.url.partition('?')[0]}".replace("  ", " "))
         self.response = response
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HTTPStatusError, (self.response,)
+
 
 class ResponseHead:
     """What every response has, also one whose body is streamed.
@@ -84,6 +87,12 @@ class ResponseHead:
         message = Message()
         message["Content-Type"] = self.headers.get("Content-Type", "")
         return message.get_content_charset() or "utf-8"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a stream has not read yet cannot go to another process.
+        pairs = list(self.headers.items())
+        content = getattr(self, "content", b"")
+        return HTTPResponse, (self.status_code, pairs, content, self.url, self.request_time, self.retries)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status_code}>"
