@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from app.pools.errors import DeadlineExceeded, HTTPUnavailable, ResponseTooLarge, TooManyRedirects
 from app.pools.http_pool.bodies import Data, encode_body, replayable
-from app.pools.http_pool.config import HTTPConfig, authorization, beyond_default
+from app.pools.http_pool.config import HTTPConfig, authorization, beyond_default, require_method, require_sendable
 from app.pools.http_pool.redirects import REDIRECTS, follow, harmless, stranger, without_body
 from app.pools.http_pool.response import HeaderPairs, HTTPResponse, header
 from app.pools.http_pool.retries import (
@@ -136,6 +136,8 @@ class Call:
         self.config = config
         self.size_limit = config.max_response_size
         self.method = method.upper()
+        if not (self.method.isalpha() and self.method.isascii()):
+            require_method(self.method)
         self.path = join(config.target, path, params)
         self.body, content_type = encode_body(data, json)
         self.headers = merged_headers(config, headers, content_type)
@@ -212,7 +214,9 @@ class Call:
             raise self.too_late()
         if token != self._token:
             self._token = token
-            self.headers = {**self.headers, "Authorization": authorization(token)}
+            header = {"Authorization": authorization(token)}
+            require_sendable(header)
+            self.headers = {**self.headers, **header}
 
     # What follows
 
@@ -336,5 +340,6 @@ def merged_headers(config: HTTPConfig, given: Mapping[str, str] | None, content_
     if given:
         replaced = {name.lower() for name in given}
         headers = {name: value for name, value in headers.items() if name.lower() not in replaced}
+        require_sendable(given)
         headers.update(given)
     return headers

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from pydantic import SecretStr
+from requests.utils import get_netrc_auth
 
 from app.pools.core.redaction import HIDDEN
 from app.pools.errors import ConfigError
@@ -21,6 +23,9 @@ Path: TypeAlias = "str | os.PathLike[str]"
 
 DEFAULT_HEADERS = {"User-Agent": "poolwire", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 MEGABYTE = 1024 * 1024
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 _POSITIVE = (
     "timeout", "connect_timeout", "keepalive", "max_response_size", "idle_timeout", "circuit_reset", "rate_burst",
@@ -70,10 +75,11 @@ class HTTPConfig:
     proxy: str | SecretStr | None = None
     """An ``http://`` proxy, which may carry credentials. https origins are tunnelled through it."""
     trust_env: bool = False
-    """Whether ``HTTP_PROXY``, ``NO_PROXY`` and ``REQUESTS_CA_BUNDLE`` of the environment count."""
+    """Whether ``HTTP_PROXY``, ``NO_PROXY`` and ``REQUESTS_CA_BUNDLE`` of the environment count, and, without ``auth``,
+    the user's netrc file."""
     max_connections: int | None = None
-    """Connections at most, for synchronous and for asynchronous requests each; ``HTTP_POOL_MAX_CONNECTIONS``
-    unless given."""
+    """Connections in use at the same time, at most, by threads, tasks and leased sessions together;
+    ``HTTP_POOL_MAX_CONNECTIONS`` unless given."""
     keepalive: float = 15.0
     """A connection idle for longer is not used again. Keep it below the server's own limit: a request sent
     while the server closes an idle connection is lost."""
@@ -117,7 +123,8 @@ class HTTPConfig:
         put(self, "ca", self.ca_file)
         put(self, "cert", self.cert_files)
         self._check()
-        put(self, "base_headers", _base_headers(self.headers, self.auth))
+        put(self, "base_headers", _base_headers(self.headers, self._netrc() if self.auth is None else self.auth))
+        require_sendable(self.base_headers)
         put(self, "own_headers", beyond_default(self.base_headers))
         # Every field a caller can give, so that none is forgotten when one is added.
         values = [getattr(self, each.name) for each in fields(self) if each.init]
@@ -140,6 +147,10 @@ class HTTPConfig:
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise ConfigError(f"HTTPConfig({name}={getattr(self, name)!r}): {name} {rule}")
+
+    def _netrc(self) -> tuple[str, str] | None:
+        """Return what the user's netrc file says of this host, if the environment counts."""
+        return get_netrc_auth(self.origin) if self.trust_env else None
 
     @property
     def ca_file(self) -> str | None:
@@ -204,6 +215,27 @@ def _base_headers(headers: Mapping[str, str], auth: Auth) -> dict[str, str]:
 def beyond_default(headers: Mapping[str, str]) -> dict[str, str] | None:
     """Return those of ``headers`` that not every request has."""
     return {name: value for name, value in headers.items() if DEFAULT_HEADERS.get(name) != value} or None
+
+
+def require_method(method: str) -> None:
+    """Raise ``ConfigError`` for a method that would be more than a method in the request's first line."""
+    if not _TOKEN.fullmatch(method):
+        raise ConfigError(f"{method!r} is no method (RFC 9110, section 9.1)")
+
+
+def require_sendable(headers: Mapping[str, str]) -> None:
+    """Raise ``ConfigError`` for a header that would end its line and begin another one, or is not ASCII.
+
+    The libraries would refuse most of these too, in messages that show the value.
+    """
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name):
+            raise ConfigError(f"{name!r} is no header's name (RFC 9110, section 5.1)")
+        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+            raise ConfigError(
+                f"the value of the header {name} (not shown) is no text, or has a line end, another control character "
+                "or one beyond ASCII; strip a token that was read from a file, percent-encode a text"
+            )
 
 
 def authorization(token: str) -> str:
