@@ -150,3 +150,5 @@ class HTTPPoolSettings(PoolSettings):
     """Seconds between two rounds of housekeeping."""
     max_connections: Count = 100
     """Connections per transport, at most."""
+    max_lifetime: SecondsOrOff = 1800.0
+    """Seconds after which a connection is replaced, less up to 10 % at random; 0 keeps it."""

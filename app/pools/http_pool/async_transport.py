@@ -6,11 +6,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import random
 import socket
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -19,15 +20,19 @@ from yarl import URL
 
 from app.pools.core import forks
 from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
+from app.pools.core.budget import Budget
 from app.pools.http_pool.addresses import require_public
 from app.pools.http_pool.bodies import asynchronous
 from app.pools.http_pool.calls import Call, Failure, Reply
 from app.pools.http_pool.config import DEFAULT_HEADERS
-from app.pools.http_pool.failures import describe
+from app.pools.http_pool.failures import describe, failed
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
 
 _NO_GUESSED_TYPE = ("Content-Type",)
+Opened: TypeAlias = "weakref.WeakKeyDictionary[ResponseHandler, float]"
+"""Open connections, and when each one's lifetime ends, in monotonic seconds."""
+
 _FAILURES = (aiohttp.ClientError, OSError)
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
@@ -37,18 +42,27 @@ class Slot:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Counts the connections that it opens."""
+    """Counts the connections that it opens, and ends them in time."""
 
-    def __init__(self, origin: Origin, opened: weakref.WeakSet[ResponseHandler], **options: Any) -> None:
+    def __init__(self, origin: Origin, opened: Opened, max_lifetime: float, **options: Any) -> None:
         super().__init__(**options)
         self._origin = origin
         self._opened = opened
+        self._max_lifetime = max_lifetime
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
         protocol = await super()._create_connection(*args, **kwargs)
         self._origin.connected()
-        self._opened.add(protocol)
+        self._opened[protocol] = time.monotonic() + self._max_lifetime * random.uniform(0.9, 1.0)
         return protocol
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        # aiohttp knows no age of connections (aiohttp #4948).
+        ends = should_close or protocol.should_close or self._opened.get(protocol, NEVER) <= time.monotonic()
+        if ends and protocol.transport is not None:
+            # Not closed politely: a TLS connection would wait for the server's farewell, and its loop may end before.
+            protocol.transport.abort()
+        super()._release(key, protocol, should_close=ends)
 
 
 class _LoopSession:
@@ -83,21 +97,28 @@ class AsyncTransport:
         route: the origin, TLS, proxy and limits that its connections have in common.
         origin: counts the connections.
         leak_threshold: seconds after which a request still out is reported; 0 never.
+        budget: bounds the connections together with those of threads and sessions.
     """
 
-    def __init__(self, route: Route, origin: Origin, leak_threshold: float) -> None:
+    def __init__(self, route: Route, origin: Origin, leak_threshold: float, budget: Budget) -> None:
         self._route = route
         self._origin = origin
         self._proxy = URL(route.proxy) if route.proxy is not None else None
         self._sessions: dict[asyncio.AbstractEventLoop, _LoopSession] = {}
-        self._opened: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        self._opened: Opened = weakref.WeakKeyDictionary()
         # aiohttp bounds the connections of one loop; these bound those of all, in the order of arrival.
         self.slots: Bucket[Slot] = Bucket(
             "http",
             route.label,
-            Limits(capacity=route.max_connections, leak_threshold=leak_threshold or NEVER),
+            # An idle one is given up where threads or sessions need its place.
+            Limits(
+                capacity=route.max_connections,
+                idle_timeout=route.keepalive,
+                leak_threshold=leak_threshold or NEVER,
+            ),
             create=Slot,
             destroy=lambda slot: None,
+            budget=budget,
         )
 
     async def open(self, call: Call) -> AsyncBody | Failure:
@@ -111,7 +132,7 @@ class AsyncTransport:
         try:
             opened = AsyncBody(self.slots, entry, await self._request(call), call)
         except _FAILURES as error:
-            return describe(error, sent=not isinstance(error, _NOT_SENT))
+            return failed(error, call, sent=not isinstance(error, _NOT_SENT))
         finally:
             if opened is None:
                 self.slots.give_back(entry)
@@ -130,7 +151,7 @@ class AsyncTransport:
             answer = await self._request(call)
             content = await _read_all(answer, call)
         except _FAILURES as error:
-            return describe(error, sent=not isinstance(error, _NOT_SENT))
+            return failed(error, call, sent=not isinstance(error, _NOT_SENT))
         finally:
             if answer is not None:
                 _finish_with(answer)
@@ -171,6 +192,7 @@ class AsyncTransport:
         connector = _Connector(
             self._origin,
             self._opened,
+            self._route.max_lifetime,
             limit=0,
             ssl=self._route.context if self._route.context is not None else True,
             keepalive_timeout=self._route.keepalive,
@@ -232,7 +254,7 @@ class AsyncTransport:
         """Start without sessions in a child process; the parent's stay untouched."""
         forks.bury(self._sessions)
         self._sessions = {}
-        self._opened = weakref.WeakSet()
+        self._opened = weakref.WeakKeyDictionary()
         self.slots.forget_after_fork()
 
 
@@ -296,11 +318,8 @@ class AsyncBody:
 
 def _finish_with(answer: aiohttp.ClientResponse) -> None:
     """Close the connection, unless the answer was read to its end: then it is back already."""
-    connection = answer.connection
-    if connection is not None and connection.transport is not None:
-        # Not closed politely: a TLS connection would wait for the server's farewell, and its loop may end before.
-        connection.transport.abort()
-    answer.close()
+    if answer.connection is not None:
+        answer.close()
 
 
 async def _read_all(answer: aiohttp.ClientResponse, call: Call) -> bytes:

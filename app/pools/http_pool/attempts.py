@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from app.pools.http_pool.account import Account
 from app.pools.http_pool.async_transport import AsyncBody, AsyncTransport
-from app.pools.http_pool.calls import Call, Elsewhere, Failure, Reply
+from app.pools.http_pool.calls import Answer, Call, Elsewhere, Failure, Reply
 from app.pools.http_pool.config import HTTPConfig
-from app.pools.http_pool.sync_transport import SyncBody, SyncTransport
+from app.pools.http_pool.sync_transport import SyncTransport
 
-A = TypeVar("A", Reply, SyncBody)
+
+class SyncAnswer(Answer, Protocol):
+    """An answer that holds a connection until it is closed."""
+
+    def close(self) -> object:
+        """Give the connection back."""
+
+
+A = TypeVar("A", bound=SyncAnswer)
 B = TypeVar("B", Reply, AsyncBody)
 
 
@@ -30,7 +38,7 @@ def attempt_until_settled(
     while True:
         outcome = _attempt(call, send)
         if isinstance(outcome, Failure):
-            _give_up_place(call)
+            give_up_place(call)
             time.sleep(call.after_failure(outcome))
             continue
         try:
@@ -41,7 +49,7 @@ def attempt_until_settled(
         if step is None:
             return outcome
         outcome.close()
-        _give_up_place(call)
+        give_up_place(call)
         if isinstance(step, Elsewhere):
             _move(call, enter(step.config))
         elif step:
@@ -75,7 +83,7 @@ async def attempt_until_settled_async(
     while True:
         outcome = await _attempt_async(call, send)
         if isinstance(outcome, Failure):
-            _give_up_place(call)
+            give_up_place(call)
             await asyncio.sleep(call.after_failure(outcome))
             continue
         try:
@@ -86,7 +94,7 @@ async def attempt_until_settled_async(
         if step is None:
             return outcome
         outcome.close()
-        _give_up_place(call)
+        give_up_place(call)
         if isinstance(step, Elsewhere):
             _move(call, enter(step.config))
         elif step:
@@ -121,7 +129,7 @@ async def _attempt_async(call: Call, send: Callable[[AsyncTransport, Call], Awai
 
 def leave(call: Call) -> None:
     """Count a call out, wherever it has got to."""
-    _give_up_place(call)
+    give_up_place(call)
     call.account.transport.leave()
 
 
@@ -130,7 +138,8 @@ def _move(call: Call, account: Account) -> None:
     left.transport.leave()
 
 
-def _give_up_place(call: Call) -> None:
+def give_up_place(call: Call) -> None:
+    """Give back the place that the call holds among ``max_concurrency``, if it does."""
     place, call.place = call.place, None
     if place is not None and call.account.gate is not None:
         call.account.gate.give_back(place)

@@ -9,7 +9,20 @@ import urllib3
 
 from app.pools.errors import BlockedAddress, HTTPUnavailable, UntrustedServer
 from app.pools.http_pool.addresses import NotPublic
-from app.pools.http_pool.calls import Failure
+from app.pools.http_pool.bodies import own_error
+from app.pools.http_pool.calls import Call, Failure
+
+
+def failed(error: Exception, call: Call, *, sent: bool) -> Failure:
+    """Return what ``error`` means for ``call``.
+
+    Raises:
+        Exception: the error of the caller's own body, which is nobody else's fault.
+    """
+    own = own_error(call.body)
+    if own is not None:
+        raise own from None
+    return describe(error, sent=sent)
 
 
 def describe(error: Exception, *, sent: bool) -> Failure:

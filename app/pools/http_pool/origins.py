@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from app.pools.core.bucket import Bucket, Limits
-from app.pools.core.statistics import Histogram
+from app.pools.core.statistics import recent_summary
 from app.pools.http_pool.circuit import Circuit
 from app.pools.http_pool.config import HTTPConfig
 from app.pools.http_pool.limits import Pacer
@@ -15,6 +16,7 @@ from app.pools.http_pool.retries import RetryBudget
 from app.pools.http_pool.tokens import TokenSource
 
 _REMEMBERED = 1024
+_LATEST = 4096
 
 V = TypeVar("V")
 
@@ -53,7 +55,9 @@ class Origin:
         self._new_connections = 0
         self._bytes_received = 0
         self._statuses = [0] * 10
-        self._latency = Histogram()
+        self._answered = 0
+        self._answer_time = 0.0
+        self._latest: deque[float] = deque(maxlen=_LATEST)
         self._circuits: dict[tuple[int, float], Circuit] = {}
         self._gates: dict[int, Bucket[object]] = {}
         self._pacers: dict[object, Pacer] = {}
@@ -110,7 +114,14 @@ class Origin:
                 self._failures += 1
             else:
                 self._statuses[min(status // 100, 9)] += 1
-                self._latency.record(seconds)
+                self._answered += 1
+                self._answer_time += seconds
+                self._latest.append(seconds)
+
+    def received(self, size: int) -> None:
+        """Count bytes of a body."""
+        with self._lock:
+            self._bytes_received += size
 
     def retry_refused(self) -> None:
         """Count a retry that the budget did not allow."""
@@ -135,6 +146,9 @@ class Origin:
     def figures(self) -> dict[str, Any]:
         """Return the counts; times are seconds."""
         with self._lock:
+            latest = self._latest.copy()
+        latency = recent_summary(latest)  # which sorts them: not while others want to count
+        with self._lock:
             attempts, opened = self._attempts, self._new_connections
             circuits = list(self._circuits.values())
             return {
@@ -146,7 +160,7 @@ class Origin:
                 "failures": self._failures,
                 "deadline_hits": self._deadline_hits,
                 "statuses": {f"{i}xx": count for i, count in enumerate(self._statuses) if count},
-                "latency": self._latency.summary(),
+                "latency": {**latency, "count": self._answered, "total": self._answer_time},
                 "circuit_trips": sum(circuit.trips for circuit in circuits),
                 "circuit": "open" if any(circuit.open for circuit in circuits) else "closed",
                 "queued": sum(gate.stats()["waiting"] for gate in self._gates.values()),

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from requests.utils import get_environ_proxies, select_proxy
 
 from app.pools.core import forks
-from app.pools.core.bucket import Bucket
+from app.pools.core.bucket import NEVER, Bucket
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import HTTPPoolSettings
@@ -206,7 +206,8 @@ class HTTPPool(ManagedPool):
         """Lease a real ``requests.Session``, for code that wants one.
 
         It is new for each lease and its connections are not: paths are joined below the base URL, headers,
-        credentials and timeouts are the configuration's. The pool's retries do not apply to it.
+        credentials and timeouts are the configuration's, and so are the retries, the circuit, the limits and the
+        size of a body; it raises what requests raises.
 
         Args:
             config: the API.
@@ -216,11 +217,12 @@ class HTTPPool(ManagedPool):
             PoolTimeout: none became free in time.
             PoolClosed: the pool is stopped.
         """
-        transport = self.enter(config).transport
+        account = self.enter(config)
+        transport = account.transport
         try:
             entry = transport.adapters.checkout(timeout)
             try:
-                yield LeasedSession(config, entry.resource, transport.route.proxy)
+                yield LeasedSession(account, entry.resource)
             finally:
                 transport.adapters.give_back(entry)
         finally:
@@ -296,6 +298,7 @@ class HTTPPool(ManagedPool):
             max_connections=config.max_connections or self.settings.max_connections,
             connect_timeout=config.connect_timeout,
             keepalive=config.keepalive,
+            max_lifetime=self.settings.max_lifetime or NEVER,
             block_private=config.block_private,
         )
 

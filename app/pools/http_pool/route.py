@@ -22,6 +22,7 @@ class Route:
     max_connections: int
     connect_timeout: float
     keepalive: float
+    max_lifetime: float
     block_private: bool
 
     @property

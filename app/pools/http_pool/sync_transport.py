@@ -11,6 +11,7 @@ from urllib3.util.response import is_fp_closed
 from urllib3.util.wait import wait_for_read
 
 from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
+from app.pools.core.budget import Budget
 from app.pools.http_pool.calls import Call, Failure, Reply
 from app.pools.http_pool.connections import (
     Connection,
@@ -19,7 +20,7 @@ from app.pools.http_pool.connections import (
     proxy_headers,
 )
 from app.pools.http_pool.deadlines import Guard, watchdog
-from app.pools.http_pool.failures import describe
+from app.pools.http_pool.failures import describe, failed
 from app.pools.http_pool.route import Route
 
 _CHUNK = 256 * 1024
@@ -32,9 +33,10 @@ class SyncTransport:
     Args:
         route: the origin, TLS, proxy and limits that its connections have in common.
         leak_threshold: seconds after which a request still out is reported; 0 never.
+        budget: bounds the connections together with those of tasks and sessions.
     """
 
-    def __init__(self, route: Route, leak_threshold: float) -> None:
+    def __init__(self, route: Route, leak_threshold: float, budget: Budget) -> None:
         self._route = route
         self.bucket: Bucket[Connection] = Bucket(
             "http",
@@ -42,12 +44,14 @@ class SyncTransport:
             Limits(
                 capacity=route.max_connections,
                 idle_timeout=route.keepalive,
+                max_lifetime=route.max_lifetime,
                 leak_threshold=leak_threshold or NEVER,
                 fair_after=0.01,
             ),
             create=lambda: make_connection(route),
             destroy=_close,
             usable=self._usable,
+            budget=budget,
         )
         self._forwarded = route.proxy is not None and route.context is None
         self._proxy_headers = proxy_headers(route.proxy) if route.proxy is not None and self._forwarded else {}
@@ -87,7 +91,7 @@ class SyncTransport:
             )
             opened = SyncBody(self.bucket, entry, guard, connection.getresponse(), call)
         except _FAILURES as error:
-            return describe(error, sent=sent)
+            return failed(error, call, sent=sent)
         finally:
             if opened is None:
                 watchdog.release(guard)
@@ -107,7 +111,7 @@ class SyncTransport:
         try:
             content = opened.read_all()
         except _FAILURES as error:
-            return describe(error, sent=True)
+            return failed(error, call, sent=True)
         finally:
             in_time = opened.close()
         if not in_time:

@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 from app.pools.core.bucket import NEVER, Bucket, Limits
+from app.pools.core.budget import Budget
+from app.pools.http_pool.adapters import SharedAdapter
 from app.pools.http_pool.async_transport import AsyncTransport
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
-from app.pools.http_pool.sessions import SharedAdapter
 from app.pools.http_pool.sync_transport import SyncTransport
 from app.pools.http_pool.tls import Contexts
 
@@ -26,19 +27,23 @@ class Transport:
         self.route = route
         self.origin = origin
         self.last_used = time.monotonic()
-        self.sync = SyncTransport(route, leak_threshold)
-        self.tasks = AsyncTransport(route, origin, leak_threshold)
+        # One cap for threads, tasks and leased sessions together.
+        budget = Budget(route.max_connections)
+        self.sync = SyncTransport(route, leak_threshold, budget)
+        self.tasks = AsyncTransport(route, origin, leak_threshold, budget)
         self.adapters: Bucket[SharedAdapter] = Bucket(
             "http",
             f"{route.label} session",
             Limits(
                 capacity=route.max_connections,
                 idle_timeout=route.keepalive,
+                max_lifetime=route.max_lifetime,
                 leak_threshold=leak_threshold or NEVER,
             ),
-            create=lambda: SharedAdapter(route, contexts),
+            create=lambda: SharedAdapter(route, contexts, origin),
             destroy=SharedAdapter.shut,
             usable=lambda entry, now: now - entry.idle_since < route.keepalive,
+            budget=budget,
         )
         self._lock = threading.Lock()
         self._calls = 0

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from app.pools.errors import InvalidURL, PoolTimeout
+from app.pools.errors import CircuitOpen, InvalidURL, PoolTimeout
 from app.pools.http_pool import HTTPConfig, HTTPPool
 from tests.support.misbehaving import TLS, MisbehavingServer, misbehaving_server
 
@@ -90,3 +90,78 @@ def test_sessions_keep_the_pools_promises_on_redirects(pool: HTTPPool) -> None:
         with pool.session(HTTPConfig(server.url, block_private=True, verify=False)) as session:
             with pytest.raises(requests.ConnectionError, match="is not a public address"):
                 session.get("/echo")
+
+
+def test_a_session_retries_by_the_pools_rules(pool: HTTPPool, server: MisbehavingServer) -> None:
+    """A session's GET is sent again after a 503 or a reset, a POST is not, and both are counted."""
+    config = HTTPConfig(server.url, retry_delay=0.01, max_retries=2)
+    with pool.session(config) as session:
+        assert session.get("/status?code=503&n=2").status_code == 200
+        assert session.get("/reset?n=1").status_code == 200
+        assert session.post("/status?code=503&key=post").status_code == 503
+        with pytest.raises(requests.ConnectionError):
+            session.post("/reset?key=post")
+        assert session.post("/status?code=500&n=1&key=safe", headers={"Idempotency-Key": "7"}).status_code == 200
+        assert session.put("/status?code=503&n=1&key=put", data=iter([b"once"])).status_code == 503
+    figures = pool.get_stats()["pools"][server.url]
+    assert (figures["requests"], figures["attempts"], figures["retries"]) == (6, 10, 4)
+    assert figures["new_connections"] == server.accepted
+    assert (figures["in_flight"], figures["active"]) == (0, 0)
+
+
+def test_a_session_follows_the_circuit(pool: HTTPPool, server: MisbehavingServer) -> None:
+    """A session's failures open the circuit of its API, and it raises a requests.ConnectionError while it is open."""
+    config = HTTPConfig(server.url, circuit_threshold=2, circuit_reset=60.0, max_retries=0)
+    with pool.session(config) as session:
+        for _ in range(2):
+            session.get("/status?code=500")
+        with pytest.raises(requests.ConnectionError, match="keeps failing"):
+            session.get("/echo")
+    with pytest.raises(CircuitOpen):
+        pool.request(config, "GET", "/echo")
+    assert len(server.seen) == 2
+
+
+def test_a_refused_connection_is_a_connection_error(pool: HTTPPool, free_port: int) -> None:
+    """A session raises what requests raises, after the retries: ConnectionError for a refused connection."""
+    config = HTTPConfig(f"http://127.0.0.1:{free_port}", retry_delay=0.01, max_retries=2)
+    with pool.session(config) as session, pytest.raises(requests.ConnectionError, match="refused"):
+        session.post("/pay", json={})
+    assert pool.get_stats()["pools"][config.base_url]["attempts"] == 3
+
+
+@pytest.mark.parametrize("path", ["/bomb?mb=200", "/endless", "/large?size=2000000"])
+def test_a_sessions_body_has_a_limit(pool: HTTPPool, server: MisbehavingServer, path: str) -> None:
+    """A bomb, an endless and a large body raise a RequestException above max_response_size."""
+    with pool.session(HTTPConfig(server.url, max_response_size=1_000_000)) as session:
+        with pytest.raises(requests.RequestException, match="more than 1000000 bytes"):
+            session.get(path)
+        assert len(session.get("/large?size=1000000").content) == 1_000_000
+        assert b"".join(session.get("/large?size=70000", stream=True).iter_content(1000)) == b"a" * 70_000
+    assert pool.get_stats()["pools"][server.url]["bytes_received"] > 1_070_000
+
+
+def test_a_session_sends_a_fetched_token_and_renews_it(pool: HTTPPool, server: MisbehavingServer) -> None:
+    """A token from a function is sent, renewed once after a 401, and not sent to another origin."""
+    tokens = iter(["old", "new"])
+    config = HTTPConfig(server.url, auth=lambda: next(tokens))
+    with misbehaving_server() as other, pool.session(config) as session:
+        assert session.get("/token?right=new").status_code == 200
+        assert session.get("/token?right=new").status_code == 200
+        headers = session.get("/redirect", params={"to": f"{other.url}/echo"}).json()["headers"]
+    assert "authorization" not in headers
+
+
+def test_a_session_keeps_rate_and_concurrency(pool: HTTPPool, server: MisbehavingServer) -> None:
+    """rate_limit and max_concurrency bound a session's requests too."""
+    config = HTTPConfig(server.url, rate_limit=0.1, max_concurrency=1, timeout=2.0)
+    with pool.session(config) as session:
+        assert session.get("/echo").ok
+        with pytest.raises(requests.Timeout, match="rate_limit"):
+            session.get("/echo")
+    free = HTTPConfig(server.url, max_concurrency=1, timeout=0.2)
+    with pool.stream(free, "GET", "/events?n=1&then=hang"), pool.session(free) as session:
+        with pytest.raises(requests.RequestException):
+            session.get("/echo")
+    with pool.session(free) as session:
+        assert session.get("/echo").ok
