@@ -33,6 +33,31 @@ class Lease(Generic[T_co]):
     def __getattr__(self, name: str) -> NoReturn:
         raise LeaseNotOpenError(name)
 
+    # These are looked up on the class, so `__getattr__` does not hear of them.
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise ``LeaseNotOpenError``, as every other use does."""
+        raise LeaseNotOpenError("call")
+
+    def __iter__(self) -> NoReturn:
+        raise LeaseNotOpenError("iteration")
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        raise LeaseNotOpenError("items")
+
+    def __enter__(self) -> NoReturn:
+        raise LeaseNotOpenError("with block")
+
+    def __exit__(self, *error: object) -> None: ...
+
+    async def __aenter__(self) -> NoReturn:
+        raise LeaseNotOpenError("async with block")
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    def __await__(self) -> NoReturn:
+        raise LeaseNotOpenError("await")
+
     def __repr__(self) -> str:
         return f"<a lease that is not open: {self.open!r}>"
 

@@ -6,6 +6,7 @@ and ``_provide``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any, Self, TypeVar
@@ -21,6 +22,13 @@ T = TypeVar("T")
 
 class Pooled(Observed, providers.ThreadSafeSingleton[T]):
     """A pool that lives as long as its container runs: ``Lifecycle`` starts it, stops it and then forgets it."""
+
+    storage_lock: threading.RLock
+
+    def __init__(self, provides: type[T] | Callable[..., T] | str | None = None, *args: Any, **kwargs: Any) -> None:
+        # dependency-injector takes the lock from the class, so that slow pools would be made one after the other.
+        type(self).storage_lock = threading.RLock()
+        super().__init__(provides, *args, **kwargs)
 
     def reset(self) -> Any:
         """Let the next use make a new pool."""

@@ -1,7 +1,6 @@
 """``AgentContainer`` with its real pools: what an agent's method receives."""
 
 import asyncio
-import random
 import sys
 import threading
 from pathlib import Path
@@ -23,28 +22,9 @@ CALLS = 50
 
 
 @inject
-def record(caller: int, together: threading.Barrier, db: Connection = Provide["databases.main"]) -> int:
-    """Write a row and stay inside until as many calls as there are connections are inside."""
-    db.execute(text("INSERT INTO calls VALUES (:caller)"), {"caller": caller})
-    if caller % 5 == 0:
-        raise ZeroDivisionError(caller)
-    db.commit()
-    return id(db.connection.dbapi_connection)
-
-
-@inject
 def meet(together: threading.Barrier, seen: set[int], db: Connection = Provide["databases.main"]) -> None:
     seen.add(id(db.connection.dbapi_connection))
     together.wait(30)
-
-
-@inject
-async def record_async(caller: int, db: AsyncConnection = Provide["databases.main"]) -> None:
-    await db.execute(text("INSERT INTO calls VALUES (:caller)"), {"caller": caller})
-    await asyncio.sleep(random.random() / 100)
-    if caller % 5 == 0:
-        raise ZeroDivisionError(caller)
-    await db.commit()
 
 
 @inject
@@ -148,33 +128,6 @@ async def test_fifty_tasks_each_get_their_own_connection(container: Any) -> None
         assert 0 == active(container)
 
     assert CALLS == len({id(connection) for connection in seen})
-
-
-def test_failed_calls_are_rolled_back_and_give_their_connection_back(container: Any) -> None:
-    """Of fifty calls in threads, those that raise leave no row behind and no connection out."""
-    with Lifecycle(container, modules=[sys.modules[__name__]]):
-        create_table(container)
-        raised = in_threads(record, [(caller, None) for caller in range(CALLS)])
-        assert 0 == active(container)
-        assert CALLS - CALLS // 5 == rows(container)
-
-    assert {ZeroDivisionError} == {type(error) for error in raised}
-    assert CALLS // 5 == len(raised)
-
-
-async def test_cancelled_and_failed_coroutines_leave_nothing_checked_out(container: Any) -> None:
-    """Of 200 coroutines, half are cancelled at random points; committed rows alone remain."""
-    async with Lifecycle(container, modules=[sys.modules[__name__]]):
-        create_table(container)
-        tasks = [asyncio.create_task(record_async(caller)) for caller in range(200)]
-        for task in random.sample(tasks, 100):
-            await asyncio.sleep(random.random() / 500)
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        done = sum(result is None for result in results)
-        assert 0 == active(container)
-        assert done <= rows(container)  # a cancellation after the commit cannot undo it
-        assert rows(container) <= done + sum(isinstance(result, asyncio.CancelledError) for result in results)
 
 
 def test_each_name_gives_what_its_kind_says(container: Any) -> None:

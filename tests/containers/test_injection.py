@@ -6,7 +6,7 @@ import random
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from typing import Any
 
 import pytest
@@ -319,6 +319,25 @@ def test_a_forgotten_decorator_says_what_to_do(ledger: Ledger) -> None:
     """A function without ``@inject`` may get a lease itself, whose every attribute is an error with the cure."""
     with pytest.raises(LeaseNotOpenError, match="decorate the function that receives it with @inject"):
         Container().first().number  # noqa: B018 - an attribute of the connection that the lease would open
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lease: lease(),
+        lambda lease: list(lease),
+        lambda lease: lease["key"],
+        lambda lease: lease.execute("SELECT 1"),
+        lambda lease: ExitStack().enter_context(lease),
+        lambda lease: asyncio.run(AsyncExitStack().enter_async_context(lease)),
+        lambda lease: lease.__await__(),
+    ],
+    ids=["call", "iterate", "index", "method", "with", "async with", "await"],
+)
+def test_a_lease_that_is_used_as_the_connection_says_what_to_do(use: Any) -> None:
+    """However a raw lease is used, the error is the one with the cure."""
+    with pytest.raises(LeaseNotOpenError, match="decorate the function that receives it with @inject"):
+        use(Container().first())
 
 
 def test_a_call_without_a_wired_container_says_what_to_do() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.containers import (
+    ContainerError,
     ContextValue,
     Lifecycle,
     NoMessageError,
@@ -18,7 +19,9 @@ from app.containers import (
     message_scope,
     message_scope_async,
 )
+from app.containers.testing import override
 from tests.support.ledger import Connection, Ledger, LedgerContainer
+from tests.support.modules import module_with
 
 
 class Container(LedgerContainer):
@@ -57,11 +60,16 @@ def who(tenant: str = Provide["tenant"], request_id: str | None = Provide["reque
 
 
 @pytest.fixture
-def ledger() -> Iterator[Ledger]:
+def container() -> Iterator[Any]:
     container: Any = Container()
     with Lifecycle(container, modules=[sys.modules[__name__]]):
-        ledger = container.ledger()
-        yield ledger
+        yield container
+
+
+@pytest.fixture
+def ledger(container: Any) -> Iterator[Ledger]:
+    ledger: Ledger = container.ledger()
+    yield ledger
     assert [] == ledger.leased
 
 
@@ -146,6 +154,66 @@ def test_the_container_keeps_one_lease_until_it_stops() -> None:
         assert 1 == len(ledger.leased)
 
     assert ["close ledger", "stop ledger"] == ledger.log[-2:]
+
+
+async def test_tasks_share_the_lease_that_the_container_keeps() -> None:
+    """Coroutines that come together open it once, with its asynchronous side, and the stop closes it."""
+
+    @inject
+    async def keep(connection: Connection = Provide["per_container"]) -> Connection:
+        await asyncio.sleep(0)
+        return connection
+
+    container: Any = Container()
+    for _ in range(2):  # a restart begins with nothing open
+        async with Lifecycle(container, modules=[module_with(keep)]):
+            ledger = container.ledger()
+            kept_ones = await asyncio.gather(*(keep() for _ in range(50)))
+            assert 1 == len(set(kept_ones)) == len(ledger.leased)
+            assert kept_ones[0].open
+        assert ["close ledger", "stop ledger"] == ledger.log[-2:]
+        assert not kept_ones[0].open
+
+
+async def test_a_kept_lease_that_cannot_be_opened_is_tried_again() -> None:
+    """The error of one attempt reaches those who wait for it, and the next call opens it."""
+
+    @inject
+    async def keep(connection: Connection = Provide["per_container"]) -> Connection:
+        return connection
+
+    container: Any = Container()
+    async with Lifecycle(container, modules=[module_with(keep)]):
+        container.ledger().failing["open"] = TimeoutError("none free")
+        errors = await asyncio.gather(*(keep() for _ in range(10)), return_exceptions=True)
+        assert {TimeoutError} == {type(error) for error in errors}
+        container.ledger().failing.clear()
+        assert await keep() is await keep()
+
+
+def test_a_coroutine_needs_a_scope_that_can_close_what_it_opens() -> None:
+    """In a container that was started without asyncio, a coroutine is told how to begin the scope."""
+
+    @inject
+    async def keep(connection: Connection = Provide["per_container"]) -> None: ...
+
+    with (
+        Lifecycle(Container(), modules=[module_with(keep)]),
+        pytest.raises(
+            ContainerError, match=r"begin it with `async with message_scope_async\(\)`, or `async with Lifecyc"
+        ),
+    ):
+        asyncio.run(keep())
+
+
+def test_a_test_may_give_a_value_of_the_message_itself(container: Any) -> None:
+    """``override`` of a value wins over the message's and needs no message, until its block ends."""
+    with override(container, tenant="fake"):
+        assert ("fake", None) == who()
+        with message_scope(tenant="acme", request_id="7"):
+            assert ("fake", "7") == who()
+    with message_scope(tenant="acme"):
+        assert ("acme", None) == who()
 
 
 def test_a_value_comes_from_the_message(ledger: Ledger) -> None:

@@ -108,6 +108,36 @@ def test_an_override_ends_with_its_block() -> None:
         assert 1 == count()
 
 
+class Service:
+    """Made once, with what it needs."""
+
+    def __init__(self, mailer: Any) -> None:
+        self.mailer = mailer
+
+
+class ServiceContainer(AgentContainer):
+    mailer = providers.Singleton(Fake, send="real")
+    service = providers.Singleton(Service, providers.Factory(dict, mailer=mailer))
+
+
+@inject
+def sender(service: Service = Provide["service"]) -> Any:
+    return service.mailer["mailer"].send()
+
+
+def test_a_singleton_does_not_keep_what_was_overridden_nor_the_fake() -> None:
+    """A singleton that was made before an override is made anew with the fake, and with the real thing after it."""
+    with agent_container(sender, container_class=ServiceContainer) as container:
+        for _ in range(3):
+            assert "real" == sender()
+            with override(container, mailer=Fake(send="fake")):
+                assert "fake" == sender()
+            assert "real" == sender()
+        pool = container.sql_pool()
+        with override(container, mailer=Fake(send="fake")):
+            assert pool is container.sql_pool()
+
+
 def test_an_override_of_an_unknown_name_is_refused() -> None:
     """A misspelt name says what there is."""
     with agent_container(count) as container:
@@ -145,6 +175,54 @@ def test_an_unexpected_request_is_explained() -> None:
     assert 501 == response.status_code
     assert "the test gave no reply for POST /x" in response.text
     assert {"a": 1} == stub.requests[0].json()
+
+
+def test_the_tools_work_with_anyio(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that anyio's plugin runs can use the fixture and the containers."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent.parent))
+    pytester.makeconftest(
+        """
+        import pytest
+
+        pytest_plugins = ["app.containers.testing.plugin"]
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+        """
+    )
+    pytester.makepyfile(
+        """
+        import anyio
+        import pytest
+        from app.containers import Provide, inject
+        from app.containers.testing import Fake, agent_container, override
+
+        pytestmark = pytest.mark.anyio
+
+        @inject
+        async def count(db=Provide["databases.library.handle"], peer=Provide["peers.scribe"]):
+            rows = await db.execute_query_async("SELECT 1")
+            return rows[0][0], await peer.ask_async({})
+
+        @pytest.mark.parametrize("number", range(3))
+        async def test_block(number):
+            async with agent_container(count, overrides={"peers.scribe": Fake(ask=number)}) as container:
+                assert await count() == (1, number)
+                with override(container, {"peers.scribe": Fake(ask="other")}):
+                    async with anyio.create_task_group() as group:
+                        for _ in range(10):
+                            group.start_soon(count)
+                    assert await count() == (1, "other")
+
+        async def test_fixture(container_for):
+            container_for(count, overrides={"peers.scribe": Fake(ask=7)})
+            assert await count() == (1, 7)
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error")
+
+    result.assert_outcomes(passed=4)
 
 
 def test_the_plugin_fails_a_test_that_leaks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

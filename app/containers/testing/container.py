@@ -16,9 +16,9 @@ from dependency_injector import providers
 
 from app.containers.container import AgentContainer
 from app.containers.errors import ContainerError
-from app.containers.graph import AnyContainer
+from app.containers.graph import AnyContainer, AnyProvider
 from app.containers.lifecycle import Lifecycle, modules_of
-from app.containers.providers import Named
+from app.containers.providers import Named, Pooled
 from app.containers.resources import Resources
 from app.containers.testing.stub_server import StubServer
 from app.containers.wiring import marker_names
@@ -36,6 +36,8 @@ def override(
         container: an instance of a container, started or not.
         replacements: by marker name, such as ``"apis.llm"``: a value, which is injected as it is, or a provider
             of dependency-injector, which is asked for one at each call. The name need not be configured.
+            Singletons that need what is replaced are made anew inside the block, and after it; pools that run are
+            not.
         named: the same for names without a dot.
 
     Raises:
@@ -63,8 +65,27 @@ def _replace(container: AnyContainer, name: str, provider: providers.Provider[An
             target = getattr(target, segment)
     elif rest:
         raise ContainerError(f"cannot override {name!r}: only named resources have dots; override {head!r} itself")
+    dependents = _dependents(container, target)
+    undo.callback(_make_anew, dependents)
     target.override(provider)
     undo.callback(target.reset_last_overriding)
+    _make_anew(dependents)
+
+
+def _dependents(container: AnyContainer, target: AnyProvider) -> list[providers.BaseSingleton[Any]]:
+    """Return the singletons that have kept, or would keep, what ``target`` gives."""
+    return [
+        provider
+        for provider in providers.traverse(*container.providers.values())
+        if isinstance(provider, providers.BaseSingleton)
+        and not isinstance(provider, Pooled)
+        and target in set[AnyProvider](provider.traverse())
+    ]
+
+
+def _make_anew(singletons: list[providers.BaseSingleton[Any]]) -> None:
+    for singleton in singletons:
+        singleton.reset()
 
 
 class agent_container:
