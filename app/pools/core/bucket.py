@@ -144,11 +144,12 @@ class Bucket(Generic[T]):
 
     # Checkout
 
-    def checkout(self, timeout: float | None = None) -> Entry[T]:
+    def checkout(self, timeout: float | None = None, site: CallSite | None = None) -> Entry[T]:
         """Return an entry for the caller's exclusive use, to be given to ``give_back`` or ``discard``.
 
         Args:
             timeout: seconds to wait for one, ``limits.checkout_timeout`` unless given.
+            site: who asks, if the caller knows; else the stack is looked at.
 
         Raises:
             PoolTimeout: none became free in time.
@@ -164,10 +165,10 @@ class Bucket(Generic[T]):
             now = _now()
         entry.leased_at = now
         entry.uses += 1
-        entry.site = checkout_site(2)
+        entry.site = checkout_site(2) if site is None else site
         return entry
 
-    async def checkout_async(self, timeout: float | None = None) -> Entry[T]:
+    async def checkout_async(self, timeout: float | None = None, site: CallSite | None = None) -> Entry[T]:
         """Do what ``checkout`` does without blocking the event loop."""
         while True:
             try:
@@ -180,7 +181,7 @@ class Bucket(Generic[T]):
             self._retire(entry)
         entry.leased_at = now
         entry.uses += 1
-        entry.site = checkout_site(2)
+        entry.site = checkout_site(2) if site is None else site
         return entry
 
     def _checkout_fit(self, entry: Entry[T], timeout: float | None) -> Entry[T]:

@@ -370,3 +370,23 @@ def test_a_place_in_the_budget_reaches_a_waiter_of_another_bucket(maker):
         list(threads.map(churn, range(8)))
     assert maker.most <= 2
     assert budget.left == 2 - len(maker.open)
+
+
+def test_a_lease_that_ends_with_its_call_is_described_by_what_its_thread_does():
+    """With the thread's identifier as its site, a timeout names the line at which the holder is now."""
+    bucket = Bucket("sql", "key", Limits(capacity=1), create=object, destroy=lambda _: None)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        entry = bucket.checkout(None, threading.get_ident())
+        held.set()
+        done.wait(20)
+        bucket.give_back(entry)
+
+    with ThreadPoolExecutor(1) as threads:
+        holder = threads.submit(hold)
+        held.wait(20)
+        with pytest.raises(PoolTimeout, match=r"checked out at .*test_bucket\.py:\d+ in hold"):
+            bucket.checkout(0)
+        done.set()
+        holder.result(20)
