@@ -19,7 +19,7 @@ from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
 from app.pools.sql_pool.sync_side import Retry, SyncSide
-from app.pools.sql_pool.unfinished import report_unfinished
+from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 
 T = TypeVar("T")
 
@@ -81,6 +81,7 @@ class AsyncSide:
         self.driver = driver
         self.label = label
         self.engine = driver.engine(limits, budget)
+        self.lending_engine = AsyncEngine(watch_writes(self.engine.sync_engine))
         pool = self.engine.sync_engine.pool
         assert isinstance(pool, LeasePool)
         self.bucket: ConnectionBucket = pool.bucket

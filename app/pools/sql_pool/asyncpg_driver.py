@@ -17,7 +17,7 @@ from app.pools.errors import MissingDriver
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
-from app.pools.sql_pool.probe import probe
+from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style
 
@@ -88,10 +88,10 @@ class AsyncpgDriver:
 
     def adopt(self, record: Record) -> None:
         """Probe the connection's socket."""
-        polled = probe(record.raw._transport.get_extra_info("socket").fileno())
-        is_closed = record.raw.is_closed
-        # When the event loop has closed the socket, its number may be another's by now.
-        record.readable = lambda: is_closed() or polled()
+        record.probe = Probe(record.raw._transport.get_extra_info("socket").fileno())
+        is_closed, has_said_something = record.raw.is_closed, record.probe.readable
+        # A socket that the event loop has closed says nothing any more.
+        record.readable = lambda: is_closed() or has_said_something()
 
     def lend(self, record: Record) -> None:
         """Do nothing: SQLAlchemy begins transactions by itself."""

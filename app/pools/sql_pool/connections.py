@@ -16,8 +16,10 @@ from sqlalchemy.pool.base import _ConnectionRecord
 
 from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.budget import Budget
+from app.pools.core.holders import CallSite
 from app.pools.core.waiters import Permit, Waiter
 from app.pools.errors import ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolClosed, PoolTimeout
+from app.pools.sql_pool.probe import Probe
 
 log = logging.getLogger(__name__)
 
@@ -31,25 +33,36 @@ _HELPERS = 4
 class Record(_ConnectionRecord):
     """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
 
-    __slots__ = ("cursor", "entry", "raw", "readable")
+    __slots__ = ("cursor", "entry", "probe", "raw", "readable", "transactional")
 
     entry: Entry[Record]
     raw: Any
     """The driver's own connection."""
     cursor: Any
     """The driver's cursor that ``execute_query`` uses again and again."""
+    probe: Probe | None
+    """Looks at the connection's socket, if it has one."""
     readable: Callable[[], object]
     """Says, truthy or not, whether the server has sent something unasked, which an idle connection does not expect."""
+
+    transactional: bool
+    """Whether it begins transactions, as an Engine wants it, or commits each statement by itself."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
         self.raw = self.driver_connection
         self.cursor = None
+        self.probe = None
         self.readable = _never
+        self.transactional = False
 
 
 def _never() -> bool:
     return False
+
+
+def _always() -> bool:
+    return True
 
 
 class FailedAttempt(DatabaseUnavailable):
@@ -130,13 +143,16 @@ class ConnectionBucket(Bucket[Record]):
         if not readable() and now - entry.idle_since < PING_AFTER and entry.idle_since > self._suspect_until:
             return True
         if self._ping is not None:
-            return self._ping(record)
+            if self._ping(record):
+                return True
+            record.readable = _always  # its socket may be closed by now, and would say nothing
+            return False
         return not readable()  # a task asks it afterwards, for here it would block the event loop
 
-    async def checkout_async(self, timeout: float | None = None) -> Entry[Record]:
+    async def checkout_async(self, timeout: float | None = None, site: CallSite | None = None) -> Entry[Record]:
         """Return an entry for the caller's exclusive use; one that is suspect is asked first."""
         while True:
-            entry = await super().checkout_async(timeout)
+            entry = await super().checkout_async(timeout, site)
             idle_since = entry.idle_since
             if entry.uses == 1 or self._ping_async is None:
                 return entry

@@ -21,11 +21,11 @@ class Request(NamedTuple):
 
     timeout: float | None
     """Seconds to wait for a connection."""
-    site: CallSite
-    """Who asks; below an AsyncEngine the stack shows only SQLAlchemy."""
+    site: CallSite | None
+    """Who asks, if known; below an AsyncEngine the stack shows only SQLAlchemy."""
 
 
-_request: ContextVar[Request | None] = ContextVar("request", default=None)
+_request: ContextVar[Request] = ContextVar("request", default=Request(None, None))  # noqa: B039 - it is immutable
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def requested(timeout: float | None, site: CallSite) -> Iterator[None]:
 class Driver(Protocol):
     """What the pool needs to know about a driver, synchronous or not.
 
-    Raw connections rest in autocommit mode, as ``execute_query`` uses them; an Engine's lease works in
-    transactions.
+    A raw connection is made for autocommit mode, as ``execute_query`` uses it; an Engine's lease works in
+    transactions. It changes its mode when the other kind of lease wants it, and not before.
     """
 
     probed: bool
@@ -52,10 +52,10 @@ class Driver(Protocol):
         """Take note of a new connection's raw one, and of a probe for it."""
 
     def lend(self, record: Record) -> None:
-        """Prepare a connection for an Engine."""
+        """Have a connection begin transactions, for an Engine."""
 
     def take_back(self, record: Record) -> None:
-        """Prepare a connection that an Engine returned for everybody."""
+        """Have a connection that an Engine had commit each statement by itself."""
 
     def close(self, record: Record) -> None:
         """Close a connection, from any thread. Must not raise."""
@@ -86,7 +86,7 @@ class LeasePool(Pool):
             limits,
             create=self._create_connection,
             create_async=self._create_async if asynchronous else None,
-            destroy=driver.close,
+            destroy=self._destroy,
             permanent=driver.permanent,
             ping=None if asynchronous else self._ping,
             ping_async=self._ping_async if asynchronous else None,
@@ -98,6 +98,11 @@ class LeasePool(Pool):
         record = Record(self)
         self._driver.adopt(record)
         return record
+
+    def _destroy(self, record: Record) -> None:
+        if record.probe is not None:
+            record.probe.close()
+        self._driver.close(record)
 
     async def _create_async(self) -> Record:
         record: Record = await greenlet_spawn(self._create_connection)
@@ -115,30 +120,31 @@ class LeasePool(Pool):
         return alive
 
     def _do_get(self) -> Record:
-        request = _request.get()
-        timeout = None if request is None else request.timeout
-        entry = await_(self.bucket.checkout_async(timeout)) if self._is_asyncio else self.bucket.checkout(timeout)
+        timeout, site = _request.get()
+        bucket = self.bucket
+        entry = await_(bucket.checkout_async(timeout, site)) if self._is_asyncio else bucket.checkout(timeout, site)
         record = entry.resource
         record.entry = entry
-        if request is not None:
-            entry.site = request.site
-        try:
-            self._driver.lend(record)
-        except BaseException:
-            self.bucket.discard(entry)
-            raise
+        if not record.transactional:
+            try:
+                self._driver.lend(record)
+            except BaseException:
+                bucket.discard(entry)
+                raise
+            record.transactional = True
         return record
 
     def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
-        if record.dbapi_connection is None or record._is_hard_or_soft_invalidated():
+        if record.dbapi_connection is None:
+            # SQLAlchemy has closed it, or it is its user's own from now on (``detach``).
+            if record.probe is not None:
+                record.probe.close()
+            self.bucket.detach(record.entry)
+        elif record._is_hard_or_soft_invalidated():
             self.bucket.discard(record.entry)
-            return
-        try:
-            self._driver.take_back(record)
-        except BaseException:
-            self.bucket.discard(record.entry)
-            raise
-        self.bucket.give_back(record.entry)
+        else:
+            # Still in the Engine's mode, for the next lease may be another Engine's.
+            self.bucket.give_back(record.entry)
 
     def dispose(self) -> None:
         """Close the idle connections; those that are leased are closed at their return."""

@@ -33,7 +33,7 @@ from app.pools.sql_pool.sqlite_driver import AiosqliteDriver, SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
 from app.pools.sql_pool.sync_side import Retry, SyncSide
-from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished, watch_writes
+from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished
 
 _FAIR_AFTER = 0.01
 
@@ -96,7 +96,10 @@ class SQLPool(ManagedPool):
             QueryTimeout: the statement did not end in time.
             DatabaseUnavailable: the database cannot be reached, or the connection was lost.
         """
-        return self._sync(config).execute(sql, params, timeout, retry)
+        side = self._sync_sides.get(config)
+        if side is None or not self._running:
+            side = self._sync(config)
+        return side.execute(sql, params, timeout, retry)
 
     async def execute_query_async(
         self,
@@ -244,7 +247,7 @@ class SQLPool(ManagedPool):
     def _connection(self, config: DatabaseConfig, timeout: float | None, site: CallSite) -> Iterator[Connection]:
         side = self._sync(config)
         with requested(timeout, site):
-            connection = side.engine.connect()
+            connection = side.lending_engine.connect()
         with connection, translated(side):
             yield connection
             if left_unfinished(connection):
@@ -256,7 +259,7 @@ class SQLPool(ManagedPool):
     ) -> AsyncIterator[AsyncConnection]:
         side = self._async(config)
         with requested(timeout, site):
-            connection = await side.engine.connect()
+            connection = await side.lending_engine.connect()
         try:
             with translated(side):
                 yield connection
@@ -355,7 +358,6 @@ class SQLPool(ManagedPool):
             if side is None:
                 side = self._sync_sides[config] = self._make_sync(config)
                 self._hold_back(side.bucket)
-                watch_writes(side.engine)
                 if config.backend == "sqlite":
                     register.add_bucket(side.bucket)
         return side
@@ -381,7 +383,6 @@ class SQLPool(ManagedPool):
             if side is None:
                 side = sides[config] = self._make_async(config)
                 self._hold_back(side.bucket)
-                watch_writes(side.engine.sync_engine)
                 if config.backend == "sqlite":
                     register.add_bucket(side.bucket)
         return side

@@ -18,7 +18,7 @@ from app.pools.errors import MissingDriver
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
-from app.pools.sql_pool.probe import probe
+from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
@@ -49,6 +49,7 @@ class PsycopgDriver:
     probed = True
     begin: str | None = None
     begin_readonly: str | None = None
+    one_statement = False
     # The one status that is false is IDLE.
     in_transaction = attrgetter("raw.pgconn.transaction_status")
 
@@ -97,7 +98,8 @@ class PsycopgDriver:
 
     def adopt(self, record: Record) -> None:
         """Probe the connection's socket."""
-        record.readable = probe(record.raw.fileno())
+        record.probe = Probe(record.raw.fileno())
+        record.readable = record.probe.readable
 
     def lend(self, record: Record) -> None:
         """Begin transactions with statements from now on."""

@@ -37,6 +37,7 @@ class SQLiteDriver:
     probed = False
     begin: str | None = "BEGIN IMMEDIATE"
     begin_readonly: str | None = BEGIN_READONLY
+    one_statement = True
     in_transaction = attrgetter("raw.in_transaction")
 
     def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
@@ -94,7 +95,14 @@ class SQLiteDriver:
                 values = cursor.execute(statement.text, params).fetchall()
             finally:
                 raw.after()
-        return list(map(row_class_of(cursor.description), values)) if values else values
+        if not values:
+            return values
+        described, row = statement.shape
+        description = cursor.description
+        if description != described:
+            row = row_class_of(description)
+            statement.shape = (description, row)
+        return [row(values[0])] if len(values) == 1 else list(map(row, values))
 
     @staticmethod
     def _cursor(record: Record) -> sqlite3.Cursor:

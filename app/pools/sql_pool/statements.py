@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from app.pools.sql_pool.rows import Row
 
 Style = Literal["qmark", "format", "numeric"]
 """How a driver wants its placeholders: ``?`` (sqlite3), ``%s`` (psycopg), ``$1`` (asyncpg)."""
@@ -48,7 +51,8 @@ _EFFECTS = {
 }  # fmt: skip
 
 
-class Statement(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Statement:
     """A text as a driver wants it."""
 
     text: str
@@ -57,6 +61,8 @@ class Statement(NamedTuple):
     effect: Effect
     reads: bool
     """Whether the effect is ``READ``."""
+    shape: tuple[object, type[Row]] = (None, Row)
+    """How a driver described the columns of its last result, and the class of those rows."""
 
     def bind(self, params: Parameters) -> Sequence[Any]:
         """Return the parameters in the order of the placeholders.

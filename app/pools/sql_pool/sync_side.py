@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from threading import get_ident
 from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import Engine
@@ -16,7 +17,7 @@ from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
-from app.pools.sql_pool.unfinished import report_unfinished
+from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 from app.pools.sql_pool.watchdog import Watch
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class SyncDriver(Driver, Protocol):
     begin: str | None
     """What begins a writing transaction at once, where the driver does not do so by itself."""
     begin_readonly: str | None
+    one_statement: bool
+    """Whether the driver refuses a text of several statements, so that one that reads cannot begin a transaction."""
 
     def engine(self, limits: Limits, budget: Budget | None) -> Engine:
         """Make the Engine on a ``LeasePool``."""
@@ -83,12 +86,14 @@ class SyncSide:
         self.driver = driver
         self.label = label
         self.engine = driver.engine(limits, budget)
+        self.lending_engine = watch_writes(self.engine)
         pool = self.engine.pool
         assert isinstance(pool, LeasePool)
         self.bucket: ConnectionBucket = pool.bucket
         self._style = driver.style
         self._fetch = driver.fetch
         self._in_transaction = driver.in_transaction
+        self._one_statement = driver.one_statement
 
     def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
@@ -98,11 +103,13 @@ class SyncSide:
         if timeout is not None or retry is not None:
             return self._execute_carefully(statement, params, timeout, retry)
         bucket = self.bucket
-        entry = bucket.checkout()
+        entry = bucket.checkout(None, get_ident())
         record = entry.resource
         try:
+            if record.transactional:
+                self._take_back(record)
             rows = self._fetch(record, statement, params)
-            if self._in_transaction(record):
+            if not (self._one_statement and statement.reads) and self._in_transaction(record):
                 self._end_transaction(entry)
         except BaseException as error:
             self._fail(entry, error)
@@ -154,6 +161,7 @@ class SyncSide:
         bound = statement.bind(params)
         entry = self.bucket.checkout(timeout)
         try:
+            self._take_back(entry.resource)
             with closing(self.driver.stream(entry.resource, statement, bound, batch)) as found:
                 yield from found
         except GeneratorExit:
@@ -167,10 +175,13 @@ class SyncSide:
     def _call(self, work: Callable[[Record], T], timeout: float | None) -> T:
         """Do ``work`` with a connection, within ``timeout`` seconds if there is a limit."""
         started = time.monotonic()
-        entry = self.bucket.checkout(None if timeout is None else min(timeout, self.bucket.limits.checkout_timeout))
+        bucket = self.bucket
+        wait = None if timeout is None else min(timeout, bucket.limits.checkout_timeout)
+        entry = bucket.checkout(wait, get_ident())
         record, driver = entry.resource, self.driver
         if timeout is None:
             try:
+                self._take_back(record)
                 result = work(record)
                 if self._in_transaction(record):
                     self._end_transaction(entry)
@@ -182,6 +193,7 @@ class SyncSide:
         with Watch(started + timeout, lambda: driver.cancel(record), lambda: driver.cut(record)) as watch:
             failure: BaseException | None = None
             try:
+                self._take_back(record)
                 result = work(record)
             except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
                 failure = error
@@ -196,6 +208,12 @@ class SyncSide:
             raise failure
         self._clean(entry)
         return result
+
+    def _take_back(self, record: Record) -> None:
+        """Have a connection that an Engine had last commit each statement by itself."""
+        if record.transactional:
+            self.driver.take_back(record)
+            record.transactional = False
 
     def _clean(self, entry: Entry[Record]) -> None:
         """Give back a connection that may have a transaction open."""

@@ -28,11 +28,16 @@ def report_unfinished(label: str, site: CallSite) -> None:
     )
 
 
-def watch_writes(engine: Engine) -> None:
-    """Have ``left_unfinished`` know whether a connection's transaction has written."""
-    event.listen(engine, "before_cursor_execute", _note_statement)
-    event.listen(engine, "commit", _forget)
-    event.listen(engine, "rollback", _forget)
+def watch_writes(engine: Engine) -> Engine:
+    """Return a variant of an engine whose connections ``left_unfinished`` can judge.
+
+    A variant, on the same connections, so that who uses the engine itself does not pay for the watching.
+    """
+    watched = engine.execution_options()
+    event.listen(watched, "before_cursor_execute", _note_statement)
+    event.listen(watched, "commit", _forget)
+    event.listen(watched, "rollback", _forget)
+    return watched
 
 
 def left_unfinished(connection: Connection) -> bool:

@@ -55,3 +55,17 @@ def test_a_lease_is_entered_once(pool: SQLPool, database: DatabaseConfig) -> Non
         pass
     with pytest.raises(RuntimeError, match="ask the pool for another"):
         lease.__enter__()
+
+
+async def test_a_detached_connection_is_its_users_own(pool: SQLPool, database: DatabaseConfig) -> None:
+    """Connection.detach() frees the place in the pool, and leaves the connection open until its user closes it."""
+    with pool.engine(database).connect() as connection:
+        connection.detach()
+        assert pool.get_stats()["metrics"]["total_connections"] == 0
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+        connection.rollback()
+    async with pool.async_engine(database).connect() as connection:
+        assert connection.sync_connection is not None
+        connection.sync_connection.detach()
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+    await pool.stop_async()
