@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from enum import StrEnum
 from importlib import import_module
@@ -13,6 +14,7 @@ from dependency_injector.containers import Container, DeclarativeContainer
 
 from app.containers import ContainerError, Lifecycle
 from app.containers.pictures import FORMATS, Picture
+from app.demo import demo_container
 from app.pools.errors import PoolError
 
 app = typer.Typer(help="Draw a container: what needs what, and in which order it starts.")
@@ -30,8 +32,13 @@ class Format(StrEnum):
 def graph(
     container: Annotated[
         str,
-        typer.Option("--container", "-c", help="The container's class, or an instance, as package.module:name."),
+        typer.Option(
+            "--container",
+            "-c",
+            help="The container's class, an instance, or a function that returns one, as package.module:name.",
+        ),
     ] = "app.containers:AgentContainer",
+    demo: Annotated[bool, typer.Option("--demo", help="Draw the container of `poolwire demo` instead.")] = False,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to draw it.")] = Format.TEXT,
     start: Annotated[bool, typer.Option("--start", help="Start and stop it; show how long each part took.")] = False,
 ) -> None:
@@ -40,7 +47,7 @@ def graph(
     Named resources are those of the ``poolwire.toml`` in the working folder.
     """
     try:
-        instance = _load(container)
+        instance = demo_container(Path(":memory:"), "http://127.0.0.1:9") if demo else _load(container)
         if start:
             with Lifecycle(instance) as lifecycle:
                 picture = Picture(instance, lifecycle.report)
@@ -61,7 +68,15 @@ def _load(where: str) -> Any:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise LookupError(f"--container {where!r}: {error}") from None
-    container = found() if isinstance(found, type) and issubclass(found, DeclarativeContainer) else found
+    is_class = isinstance(found, type) and issubclass(found, DeclarativeContainer)
+    container = found() if is_class or _takes_nothing(found) else found
     if not isinstance(container, Container):
-        raise LookupError(f"--container {where!r}: that is no container but a {type(found).__name__}")
+        raise LookupError(
+            f"--container {where!r}: that is no container but a {type(found).__name__}; name a container's class, an "
+            "instance, or a function without parameters that returns one"
+        )
     return container
+
+
+def _takes_nothing(found: Any) -> bool:
+    return inspect.isfunction(found) and not inspect.signature(found).parameters

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from dependency_injector import providers
+
+T = TypeVar("T")
 
 
 class Changes:
@@ -27,7 +29,7 @@ class Changes:
 changes = Changes()
 
 
-class Observed(providers.Provider[Any]):
+class Observed(providers.Provider[T]):
     """A provider whose overrides are noted."""
 
     def override(self, provider: Any) -> providers.OverridingContext[Any]:
@@ -47,7 +49,7 @@ class Observed(providers.Provider[Any]):
         changes.note()
 
 
-class Copied(providers.Provider[Any]):
+class Copied(providers.Provider[T]):
     """A provider that a container's instance has a copy of: an instance is a deep copy of its class."""
 
     def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:

@@ -20,7 +20,7 @@ from app.containers.lease import Lease
 T = TypeVar("T")
 
 
-class Pooled(Observed, providers.ThreadSafeSingleton[T]):
+class Pooled(Observed[T], providers.ThreadSafeSingleton[T]):
     """A pool that lives as long as its container runs: ``Lifecycle`` starts it, stops it and then forgets it."""
 
     storage_lock: threading.RLock
@@ -37,7 +37,7 @@ class Pooled(Observed, providers.ThreadSafeSingleton[T]):
         return context
 
 
-class LeaseProvider(Observed, Copied, providers.Provider[Lease[T]]):
+class LeaseProvider(Observed[Lease[T]], Copied[Lease[T]]):
     """Provides leases on a pool.
 
     Args:
@@ -106,7 +106,7 @@ class LeaseProvider(Observed, Copied, providers.Provider[Lease[T]]):
         return Lease(self.open)
 
 
-class Named(Copied):
+class Named(Copied[Any]):
     """Providers by a name that configuration gives: ``container.databases.library``.
 
     Args:

@@ -181,7 +181,7 @@ class _Shared:
     ) -> None: ...
 
 
-class PerMessage(Copied, providers.Provider[Lease[T]]):
+class PerMessage(Copied[Lease[T]]):
     """Provides the lease that all functions working on one message share.
 
     Args:
@@ -240,7 +240,7 @@ class PerContainer(PerMessage[T]):
         await self._kept.close_async(None, None, None)
 
 
-class ContextValue(Copied, providers.Provider[T]):
+class ContextValue(Copied[T]):
     """Provides a value of the message that is being worked on, such as its tenant.
 
     Args:

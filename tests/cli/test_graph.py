@@ -1,6 +1,7 @@
 """``poolwire graph`` as a command."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from dependency_injector import providers
 class Office(AgentContainer):
     pen = LeaseProvider(AgentContainer.zmq_pool, "socket", "red")
     desk = providers.Factory(dict, pool=AgentContainer.sql_pool)
+
+def furnished():
+    return Office()
 """
 
 
@@ -50,6 +54,27 @@ def test_starting_it_shows_the_times(tmp_path: Path) -> None:
 
     assert 0 == result.returncode, result.stderr
     assert " ms" in result.stdout
+
+
+def test_the_demo_is_drawn_with_its_start_order_and_times(tmp_path: Path) -> None:
+    """Each pool has its place and its milliseconds, and each of the demo's resources needs its pool."""
+    result = graph(tmp_path, "--demo", "--start")
+    words = {line.split()[0]: line.split(maxsplit=1)[1] for line in result.stdout.splitlines()}
+
+    for pool in ("zmq_pool", "sql_pool", "http_pool"):
+        assert re.fullmatch(r"pool; start 1, \d+\.\d ms", words[pool])
+    assert "lease; needs sql_pool" == words["databases.library"]
+    assert "factory; needs http_pool" == words["apis.enricher"]
+    assert "factory; needs zmq_pool" == words["peers.librarian"]
+    assert "factory; needs zmq_pool" == words["publishers.jobs"]
+    assert "lease; needs zmq_pool" == words["sockets.assistant"]
+    assert "" == result.stderr
+    assert [] == [path.name for path in tmp_path.iterdir() if path.suffix == ".db"]
+
+
+def test_a_function_may_make_the_container(tmp_path: Path) -> None:
+    """A container that needs arguments is drawn through a function of the user's own."""
+    assert "desk" in graph(tmp_path, "--container", "office:furnished").stdout
 
 
 @pytest.mark.parametrize(("format", "beginning"), [("mermaid", "flowchart LR"), ("dot", "digraph container {")])
