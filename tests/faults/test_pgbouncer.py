@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.embedded import EmbeddedPostgres
@@ -66,9 +66,12 @@ async def test_tasks_get_right_answers_when_nothing_is_prepared(pool: SQLPool, p
 def test_prepared_statements_do_fail_there(pool: SQLPool, pooled: DatabaseConfig) -> None:
     """The default fails behind such a pooler, which shows that the pooler of these tests is one."""
 
-    def client(number: int) -> None:
-        for n in range(QUERIES):
-            pool.execute_query(pooled, query(n), (number,))
+    def prepare_on_one_session_and_execute_on_the_other() -> None:
+        with pool.connection(pooled) as one, pool.connection(pooled) as other:
+            for _ in range(QUERIES):
+                for connection in (one, one, other):  # three turns on two sessions: each client meets both
+                    connection.exec_driver_sql("SELECT 1")
+                    connection.commit()
 
-    with ThreadPoolExecutor(CLIENTS) as threads, pytest.raises(psycopg.Error, match="prepared statement"):
-        list(threads.map(client, range(CLIENTS)))
+    with pytest.raises(ProgrammingError, match="prepared statement"):
+        prepare_on_one_session_and_execute_on_the_other()

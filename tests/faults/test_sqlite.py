@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from app.pools.errors import ConnectionRefused, QueryTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
 WRITERS = 8
 ROUNDS = 25
@@ -210,3 +210,44 @@ def test_a_statement_that_takes_too_long_is_interrupted(counter: DatabaseConfig)
 
         assert value(pool, counter) == 0
         eventually(lambda: threading.active_count() <= before + 2)
+
+
+def test_a_cancelled_task_ends_its_statement(counter: DatabaseConfig) -> None:
+    """Cancelling a task interrupts its SQLite statement, so that the thread and the connection are free for others."""
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    endless_rows = f"INSERT INTO counter SELECT i FROM ({endless.replace('count(*)', 'i')})"
+
+    async def cancel() -> None:
+        async with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=20)) as pool:
+            for work in (
+                lambda: pool.execute_query_async(counter, endless),
+                lambda: pool.execute_query_async(counter, endless_rows),
+                lambda: pool.execute_many_async(counter, endless_rows, [()]),
+            ):
+                task = asyncio.create_task(work())
+                await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                # With one thread and one connection, this waits for both.
+                assert await pool.execute_query_async(counter, "SELECT value FROM counter") == [(0,)]
+
+    asyncio.run(cancel())
+
+
+def test_a_cancelled_task_whose_turn_did_not_come_does_nothing(counter: DatabaseConfig) -> None:
+    """A call that was still queued for its thread when its task was cancelled writes nothing."""
+
+    async def cancel() -> None:
+        async with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=20)) as pool:
+            endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+            first = asyncio.create_task(pool.execute_query_async(counter, endless))
+            await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
+            second = asyncio.create_task(pool.execute_query_async(counter, "UPDATE counter SET value = 5"))
+            await asyncio.sleep(0)
+            for task in (second, first):
+                task.cancel()
+            await asyncio.gather(first, second, return_exceptions=True)
+            assert await pool.execute_query_async(counter, "SELECT value FROM counter") == [(0,)]
+
+    asyncio.run(cancel())

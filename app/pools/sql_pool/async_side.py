@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
@@ -15,6 +16,7 @@ from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
+from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
@@ -67,7 +69,7 @@ class AsyncDriver(EngineDriver, Protocol):
         """Say whether an error means that the connection is no more."""
 
 
-class AsyncSide:
+class AsyncSide(ABC):
     """Connections of one database for the tasks of one event loop.
 
     Args:
@@ -86,26 +88,23 @@ class AsyncSide:
         assert isinstance(pool, LeasePool)
         self.bucket: ConnectionBucket = pool.bucket
 
+    @abstractmethod
     async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def copy_rows(
         self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
         """Yield a query's rows as the database finds them, holding a connection until the last or until closed."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Do nothing: the bucket has all connections."""
 
 
 class NativeSide(AsyncSide):
@@ -264,17 +263,17 @@ class ThreadedSide(AsyncSide):
 
     async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """See ``AsyncSide``."""
-        return await self._run(self._threads.execute, sql, params, timeout, retry)
+        return await self._run_interruptibly(self._threads.execute, sql, params, timeout, retry)
 
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
-        return await self._run(self._threads.execute_many, sql, rows, timeout)
+        return await self._run_interruptibly(self._threads.execute_many, sql, rows, timeout)
 
     async def copy_rows(
         self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
     ) -> int:
         """See ``AsyncSide``."""
-        return await self._run(self._threads.copy_rows, table, columns, rows, timeout)
+        return await self._run_interruptibly(self._threads.copy_rows, table, columns, rows, timeout)
 
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
         """See ``AsyncSide``."""
@@ -286,6 +285,15 @@ class ThreadedSide(AsyncSide):
         finally:
             # Not awaited, for a task that is being cancelled could not.
             self._executor.submit(batches.close)
+
+    async def _run_interruptibly(self, call: Callable[..., T], *args: Any) -> T:
+        """Run a call in a thread, which ends its statement when the task that awaits it is cancelled."""
+        interruption = Interruption(self._threads.driver.cancel)
+        try:
+            return await self._run(call, *args, interruption)
+        except asyncio.CancelledError:
+            interruption.interrupt()
+            raise
 
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)

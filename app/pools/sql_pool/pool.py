@@ -7,33 +7,34 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from app.pools.core.bucket import NEVER, Bucket, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
-from app.pools.core.holders import CallSite
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import SQLPoolSettings
-from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool.async_side import AsyncSide, NativeSide, ThreadedSide
 from app.pools.sql_pool.config import DatabaseConfig
-from app.pools.sql_pool.connections import reason
-from app.pools.sql_pool.lease_pool import requested
 from app.pools.sql_pool.leases import Lease
+from app.pools.sql_pool.lending import (
+    lend_connection,
+    lend_connection_async,
+    lend_session,
+    lend_session_async,
+    lend_transaction,
+    lend_transaction_async,
+)
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.sqlite_driver import AiosqliteDriver, SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
 from app.pools.sql_pool.sync_side import Retry, SyncSide
-from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished
 
 _FAIR_AFTER = 0.01
 
@@ -211,7 +212,10 @@ class SQLPool(ManagedPool):
             config: the database.
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
-        return Lease(partial(self._connection, config, timeout), partial(self._connection_async, config, timeout))
+        return Lease(
+            partial(lend_connection, partial(self._sync, config), timeout),
+            partial(lend_connection_async, partial(self._async, config), timeout),
+        )
 
     def transaction(
         self, config: DatabaseConfig, readonly: bool = False, timeout: float | None = None
@@ -227,8 +231,8 @@ class SQLPool(ManagedPool):
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
         return Lease(
-            partial(self._transaction, config, readonly, timeout),
-            partial(self._transaction_async, config, readonly, timeout),
+            partial(lend_transaction, partial(self._sync, config), readonly, timeout),
+            partial(lend_transaction_async, partial(self._async, config), readonly, timeout),
         )
 
     def session(self, config: DatabaseConfig, timeout: float | None = None) -> Lease[Session, AsyncSession]:
@@ -241,77 +245,10 @@ class SQLPool(ManagedPool):
             config: the database.
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
-        return Lease(partial(self._session, config, timeout), partial(self._session_async, config, timeout))
-
-    @contextmanager
-    def _connection(self, config: DatabaseConfig, timeout: float | None, site: CallSite) -> Iterator[Connection]:
-        side = self._sync(config)
-        with requested(timeout, site):
-            connection = side.lending_engine.connect()
-        with connection, translated(side):
-            yield connection
-            if left_unfinished(connection):
-                report_unfinished(side.label, site)
-
-    @asynccontextmanager
-    async def _connection_async(
-        self, config: DatabaseConfig, timeout: float | None, site: CallSite
-    ) -> AsyncIterator[AsyncConnection]:
-        side = self._async(config)
-        with requested(timeout, site):
-            connection = await side.lending_engine.connect()
-        try:
-            with translated(side):
-                yield connection
-                if connection.sync_connection is not None and left_unfinished(connection.sync_connection):
-                    report_unfinished(side.label, site)
-        finally:
-            # Shielded: a task that is cancelled again here still gives its connection back.
-            await asyncio.shield(connection.close())
-
-    @contextmanager
-    def _transaction(
-        self, config: DatabaseConfig, readonly: bool, timeout: float | None, site: CallSite
-    ) -> Iterator[Connection]:
-        driver = self._sync(config).driver
-        with self._connection(config, timeout, site) as connection:
-            connection.execution_options(**_transaction_options(config, readonly))
-            with connection.begin():
-                begin = driver.begin_readonly if readonly else driver.begin
-                if begin is not None:
-                    connection.exec_driver_sql(begin)
-                yield connection
-
-    @asynccontextmanager
-    async def _transaction_async(
-        self, config: DatabaseConfig, readonly: bool, timeout: float | None, site: CallSite
-    ) -> AsyncIterator[AsyncConnection]:
-        driver = self._async(config).driver
-        async with self._connection_async(config, timeout, site) as connection:
-            await connection.execution_options(**_transaction_options(config, readonly))
-            async with connection.begin():
-                begin = driver.begin_readonly if readonly else driver.begin
-                if begin is not None:
-                    await connection.exec_driver_sql(begin)
-                yield connection
-
-    @contextmanager
-    def _session(self, config: DatabaseConfig, timeout: float | None, site: CallSite) -> Iterator[Session]:
-        with (
-            self._connection(config, timeout, site) as connection,
-            Session(connection, expire_on_commit=False) as session,
-        ):
-            yield session
-
-    @asynccontextmanager
-    async def _session_async(
-        self, config: DatabaseConfig, timeout: float | None, site: CallSite
-    ) -> AsyncIterator[AsyncSession]:
-        async with (
-            self._connection_async(config, timeout, site) as connection,
-            AsyncSession(connection, expire_on_commit=False) as session,
-        ):
-            yield session
+        return Lease(
+            partial(lend_session, partial(self._sync, config), timeout),
+            partial(lend_session_async, partial(self._async, config), timeout),
+        )
 
     # Databases
 
@@ -443,9 +380,9 @@ class SQLPool(ManagedPool):
         sides = self._sides()
         holders = [line for side in sides for line in side.bucket.drain(deadline - time.monotonic())]
         with self._lock:
-            executor = self._executor
+            executor, threads = self._executor, list(self._sync_sides.values())
             self._reset()
-        for side in sides:
+        for side in threads:
             side.close()
         if executor is not None:
             executor.shutdown(wait=False)
@@ -466,22 +403,6 @@ class SQLPool(ManagedPool):
         for side in self._sides():
             side.bucket.forget_after_fork()
         self._reset()
-
-
-@contextmanager
-def translated(side: SyncSide | AsyncSide) -> Iterator[None]:
-    """Turn SQLAlchemy's error for a lost connection into the pool's own."""
-    try:
-        yield
-    except DBAPIError as error:
-        if not error.connection_invalidated:
-            raise
-        side.bucket.suspect_idle()
-        raise DatabaseUnavailable(f"the connection to {side.label} was lost: {reason(error)}") from error
-
-
-def _transaction_options(config: DatabaseConfig, readonly: bool) -> dict[str, Any]:
-    return {"postgresql_readonly": True} if readonly and config.backend == "postgresql" else {}
 
 
 _default = DefaultPool(SQLPool)

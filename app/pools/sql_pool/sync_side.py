@@ -14,6 +14,7 @@ from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
+from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
@@ -95,13 +96,20 @@ class SyncSide:
         self._in_transaction = driver.in_transaction
         self._one_statement = driver.one_statement
 
-    def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
+    def execute(
+        self,
+        sql: str,
+        params: Parameters,
+        timeout: float | None,
+        retry: Retry | None,
+        interruption: Interruption | None = None,
+    ) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
         statement = prepare(sql, self._style)
         if statement.names or params.__class__ is not tuple:
             params = statement.bind(params)
-        if timeout is not None or retry is not None:
-            return self._execute_carefully(statement, params, timeout, retry)
+        if timeout is not None or retry is not None or interruption is not None:
+            return self._execute_carefully(statement, params, timeout, retry, interruption)
         bucket = self.bucket
         entry = bucket.checkout(None, get_ident())
         record = entry.resource
@@ -118,33 +126,49 @@ class SyncSide:
         return rows
 
     def _execute_carefully(
-        self, statement: Statement, params: Any, timeout: float | None, retry: Retry | None
+        self,
+        statement: Statement,
+        params: Any,
+        timeout: float | None,
+        retry: Retry | None,
+        interruption: Interruption | None,
     ) -> list[Row]:
         def fetch(record: Record) -> list[Row]:
             return self._fetch(record, statement, params)
 
         try:
-            return self._call(fetch, timeout)
+            return self._call(fetch, timeout, interruption)
         except DatabaseUnreachable:
             raise
         except DatabaseUnavailable:
             if retry is None or not statement.reads:
                 raise
-        return self._call(fetch, timeout)
+        return self._call(fetch, timeout, interruption)
 
-    def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
+    def execute_many(
+        self,
+        sql: str,
+        rows: Iterable[Parameters],
+        timeout: float | None,
+        interruption: Interruption | None = None,
+    ) -> int:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
         statement = prepare(sql, self.driver.style)
         counted = Bound(statement, rows)
-        self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout)
+        self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout, interruption)
         return counted.count
 
     def copy_rows(
-        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        timeout: float | None,
+        interruption: Interruption | None = None,
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
         counted = Bound(None, rows)
-        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout)
+        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout, interruption)
         return counted.count
 
     def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> Iterator[Row]:
@@ -172,7 +196,7 @@ class SyncSide:
             raise
         self._clean(entry)
 
-    def _call(self, work: Callable[[Record], T], timeout: float | None) -> T:
+    def _call(self, work: Callable[[Record], T], timeout: float | None, interruption: Interruption | None) -> T:
         """Do ``work`` with a connection, within ``timeout`` seconds if there is a limit."""
         started = time.monotonic()
         bucket = self.bucket
@@ -181,8 +205,7 @@ class SyncSide:
         record, driver = entry.resource, self.driver
         if timeout is None:
             try:
-                self._take_back(record)
-                result = work(record)
+                result = self._work(work, record, interruption)
                 if self._in_transaction(record):
                     self._end_transaction(entry)
             except BaseException as error:
@@ -193,8 +216,7 @@ class SyncSide:
         with Watch(started + timeout, lambda: driver.cancel(record), lambda: driver.cut(record)) as watch:
             failure: BaseException | None = None
             try:
-                self._take_back(record)
-                result = work(record)
+                result = self._work(work, record, interruption)
             except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
                 failure = error
         if watch.expired:
@@ -208,6 +230,13 @@ class SyncSide:
             raise failure
         self._clean(entry)
         return result
+
+    def _work(self, work: Callable[[Record], T], record: Record, interruption: Interruption | None) -> T:
+        self._take_back(record)
+        if interruption is None:
+            return work(record)
+        with interruption.during(record):
+            return work(record)
 
     def _take_back(self, record: Record) -> None:
         """Have a connection that an Engine had last commit each statement by itself."""

@@ -1,0 +1,53 @@
+"""Ending a thread's statement when the task that awaits it is cancelled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.pools.errors import PoolError
+from app.pools.sql_pool.connections import Record
+
+
+class Interrupted(PoolError):
+    """Nobody waits for the call any more. Raised in the pool's own threads, where only its clean-up sees it."""
+
+
+class Interruption:
+    """The way to one call that runs in a thread.
+
+    Args:
+        cancel: ends the statement that a connection executes, if any. Must not block.
+    """
+
+    def __init__(self, cancel: Callable[[Record], None]) -> None:
+        self._cancel = cancel
+        # Held while a statement is ended: it must not be the statement of whoever has the connection next.
+        self._lock = threading.Lock()
+        self._record: Record | None = None
+        self._wanted = False
+
+    @contextmanager
+    def during(self, record: Record) -> Iterator[None]:
+        """Let what a connection does in this block be interrupted.
+
+        Raises:
+            Interrupted: the call was given up before it came so far.
+        """
+        with self._lock:
+            if self._wanted:
+                raise Interrupted("the task that asked was cancelled")
+            self._record = record
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._record = None
+
+    def interrupt(self) -> None:
+        """End the statement that is being executed; one that has not begun does not begin."""
+        with self._lock:
+            self._wanted = True
+            if self._record is not None:
+                self._cancel(self._record)
