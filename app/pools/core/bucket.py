@@ -22,61 +22,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from app.pools.core import forks
 from app.pools.core.budget import Budget
-from app.pools.core.holders import CallSite, checkout_site, render
+from app.pools.core.entries import NEVER, Entry, Limits
+from app.pools.core.holders import CallSite, checkout_site
 from app.pools.core.statistics import Histogram, recent_summary
 from app.pools.core.waiters import Permit, TaskWaiter, ThreadWaiter, Waiter
 from app.pools.errors import PoolClosed, PoolTimeout
+
+__all__ = ["NEVER", "Bucket", "Entry", "Limits"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-NEVER = float("inf")
 _DOOMED = 0.0  # an expiry that has always passed
 _REMEMBERED_USES = 4096
 _now = time.monotonic
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many connections a bucket has, and for how long. All times are seconds."""
-
-    capacity: int
-    """Connections, at most; never exceeded, not even for a moment."""
-    checkout_timeout: float = 5.0
-    """How long a checkout waits unless the call says otherwise."""
-    min_idle: int = 0
-    """Idle connections that the idle timeout leaves open."""
-    idle_timeout: float = NEVER
-    """How long a connection may be idle."""
-    max_lifetime: float = NEVER
-    """How old a connection may get, from its creation."""
-    lifetime_jitter: float = 0.1
-    """The share of ``max_lifetime`` taken off at random, so that connections made together do not end together."""
-    fair_after: float = 0.0
-    """The wait after which a waiter is handed an entry directly instead of competing for it."""
-    leak_threshold: float = NEVER
-    """How long a lease may be held before it is reported, once, with the stack of its checkout."""
-
-
-class Entry(Generic[T]):
-    """A connection and its history. Who has checked it out owns it and may write to it."""
-
-    __slots__ = ("expires_at", "idle_since", "leased_at", "reported_at", "resource", "site", "uses")
-
-    def __init__(self, resource: T, expires_at: float) -> None:
-        self.resource = resource
-        self.expires_at = expires_at
-        self.idle_since = 0.0
-        self.leased_at = 0.0
-        self.site: CallSite = ()
-        self.uses = 0
-        self.reported_at = 0.0
 
 
 class Bucket(Generic[T]):
@@ -478,7 +442,7 @@ class Bucket(Generic[T]):
             in_use=len(leased),
             waiters=len(self._waiters),
             waited=waited,
-            longest_holder=None if longest is None else _describe(longest),
+            longest_holder=None if longest is None else longest.held(),
             total=self._budget.capacity if self._budget is not None and not self._budget.left else None,
         )
 
@@ -536,7 +500,7 @@ class Bucket(Generic[T]):
                     "a %s connection for %s was not given back yet: %s",
                     self.pool,
                     self.label,
-                    _describe(entry),
+                    entry.held(),
                 )
 
     # Closing
@@ -564,7 +528,7 @@ class Bucket(Generic[T]):
             who still holds a lease then; such a connection is closed when it is given back.
         """
         self._drained.wait(max(0.0, seconds))
-        return [f"{self.label}, {_describe(entry)}" for entry in self._snapshot() if entry.leased_at]
+        return [f"{self.label}, {entry.held()}" for entry in self._snapshot() if entry.leased_at]
 
     def _retire_idle(self) -> None:
         while True:
@@ -617,7 +581,3 @@ class Bucket(Generic[T]):
             "wait": waits,
             "use": recent_summary(self._used.copy()),
         }
-
-
-def _describe(entry: Entry[Any]) -> str:
-    return f"held for {time.monotonic() - entry.leased_at:.1f} s, checked out at {render(entry.site)}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from threading import get_ident
 from types import CodeType, FrameType
 from typing import TypeAlias
 
@@ -11,8 +13,8 @@ from typing import TypeAlias
 # each frame costs more than what it holds. Frames themselves would keep every local variable of the caller alive,
 # and a line number costs a look-up: both wait until rendering.
 CallSite: TypeAlias = "tuple[CodeType | int, ...] | int"
-"""Where a lease was checked out; or, for one that ends with a call of its thread, that thread's identifier: what the
-thread is doing says it when asked, and the checkout need not look."""
+"""Where a lease was checked out, with the thread behind it if there is one frame alone; or, for a lease that ends with
+a call of its thread, that thread's identifier: what the thread is doing says it, and the checkout need not look."""
 
 _OUR_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 _getframe = sys._getframe
@@ -35,11 +37,11 @@ def _frames(innermost: FrameType | None, depth: int) -> tuple[CodeType | int, ..
 
 
 class _Ours(dict[str, bool]):
-    """Whether a file belongs to the pools or the containers, remembered for each file seen."""
+    """Whether a file is one that hands leases on (pools, containers, ``ExitStack``), for each file seen."""
 
     def __missing__(self, filename: str) -> bool:
         # `inject` compiles its wrappers from text, under a file name of this form.
-        answer = self[filename] = filename.startswith((*_INNER, "<inject "))
+        answer = self[filename] = filename.startswith((*_INNER, "<inject ", contextlib.__file__))
         return answer
 
 
@@ -47,9 +49,10 @@ _ours = _Ours()
 
 
 def checkout_site(skip: int) -> CallSite:
-    """Return the frame outside the pools and containers that checks out, and its caller.
+    """Return the frame outside the pools and containers that checks out, and its thread.
 
-    No more than two: a checkout must stay within a microsecond, and each frame costs a tenth of one.
+    One frame, because a checkout must stay within a microsecond, and each costs a tenth of one. While that frame
+    runs, which it does until the end of a ``with`` block, the thread knows the frames that called it.
 
     Args:
         skip: how many of the innermost frames to leave out, this function's not counted.
@@ -57,17 +60,12 @@ def checkout_site(skip: int) -> CallSite:
     frame: FrameType | None = _getframe(skip)
     while frame is not None and _ours[(code := frame.f_code).co_filename]:
         frame = frame.f_back
-    if frame is None:
-        return ()
-    caller = frame.f_back
-    if caller is None:
-        return (code, frame.f_lasti)
-    return (code, frame.f_lasti, caller.f_code, caller.f_lasti)
+    return () if frame is None else (code, frame.f_lasti, get_ident())
 
 
-def render(site: CallSite, frames: int = 4) -> str:
+def render(site: CallSite, frames: int = 8) -> str:
     """Return ``site`` as ``file:line in function <- caller...``, from the first frame outside the pools."""
-    flat = _of_thread(site, frames) if isinstance(site, int) else site
+    flat = _resolved(site, frames)
     parts = [(code, offset) for code, offset in zip(flat[::2], flat[1::2], strict=True) if isinstance(code, CodeType)]
     outside = [part for part in parts if not _ours[part[0].co_filename]] or parts
     return " <- ".join(
@@ -76,11 +74,21 @@ def render(site: CallSite, frames: int = 4) -> str:
     )
 
 
-def _of_thread(identifier: int, depth: int) -> tuple[CodeType | int, ...]:
-    frame = sys._current_frames().get(identifier)
-    while frame is not None and _ours[frame.f_code.co_filename]:
+def _resolved(site: CallSite, depth: int) -> tuple[CodeType | int, ...]:
+    """Return the frames of ``site``, asking its thread if it names one."""
+    if isinstance(site, int):
+        frame = sys._current_frames().get(site)
+        while frame is not None and _ours[frame.f_code.co_filename]:
+            frame = frame.f_back
+        return _frames(frame, depth)
+    if len(site) % 2 == 0:
+        return site
+    code, offset, thread = site
+    frame = sys._current_frames().get(thread) if isinstance(thread, int) else None
+    while frame is not None and frame.f_code is not code:
         frame = frame.f_back
-    return _frames(frame, depth)
+    # The thread may be elsewhere in that frame by now; it was called by the same ones.
+    return (code, offset) if frame is None else (code, offset, *_frames(frame.f_back, depth))
 
 
 def _line(code: CodeType, offset: object) -> int:

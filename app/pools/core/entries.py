@@ -1,0 +1,54 @@
+"""What a bucket holds: entries, each a connection with its history, and the limits they live under."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.pools.core.holders import CallSite, render
+
+T = TypeVar("T")
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many connections a bucket has, and for how long. All times are seconds."""
+
+    capacity: int
+    """Connections, at most; never exceeded, not even for a moment."""
+    checkout_timeout: float = 5.0
+    """How long a checkout waits unless the call says otherwise."""
+    min_idle: int = 0
+    """Idle connections that the idle timeout leaves open."""
+    idle_timeout: float = NEVER
+    """How long a connection may be idle."""
+    max_lifetime: float = NEVER
+    """How old a connection may get, from its creation."""
+    lifetime_jitter: float = 0.1
+    """The share of ``max_lifetime`` taken off at random, so that connections made together do not end together."""
+    fair_after: float = 0.0
+    """The wait after which a waiter is handed an entry directly instead of competing for it."""
+    leak_threshold: float = NEVER
+    """How long a lease may be held before it is reported, once, with the stack of its checkout."""
+
+
+class Entry(Generic[T]):
+    """A connection and its history. Who has checked it out owns it and may write to it."""
+
+    __slots__ = ("expires_at", "idle_since", "leased_at", "reported_at", "resource", "site", "uses")
+
+    def __init__(self, resource: T, expires_at: float) -> None:
+        self.resource = resource
+        self.expires_at = expires_at
+        self.idle_since = 0.0
+        self.leased_at = 0.0
+        self.site: CallSite = ()
+        self.uses = 0
+        self.reported_at = 0.0
+
+    def held(self) -> str:
+        """Return for how long the connection is checked out, and by whom."""
+        return f"held for {time.monotonic() - self.leased_at:.1f} s, checked out at {render(self.site)}"
