@@ -11,11 +11,12 @@ import socket
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from http.cookies import BaseCookie
 from typing import Any, TypeAlias
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDictProxy, istr
 from yarl import URL
 
 from app.pools.core import forks
@@ -29,6 +30,8 @@ from app.pools.http_pool.failures import describe, failed
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
 
+# Names whose lower case is known: aiohttp asks for it with every request.
+_DEFAULT_HEADERS = {istr(name): value for name, value in DEFAULT_HEADERS.items()}
 _NO_GUESSED_TYPE = ("Content-Type",)
 Opened: TypeAlias = "weakref.WeakKeyDictionary[ResponseHandler, float]"
 """Open connections, and when each one's lifetime ends, in monotonic seconds."""
@@ -39,6 +42,18 @@ _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 class Slot:
     """The right to have one request under way."""
+
+
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Keeps no cookie, and does not make a new empty jar for each request to say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._none = super().filter_cookies(URL())
+
+    def filter_cookies(self, request_url: URL) -> BaseCookie[str]:
+        """Return no cookie."""
+        return self._none
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -200,8 +215,8 @@ class AsyncTransport:
         )
         session = aiohttp.ClientSession(
             connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=DEFAULT_HEADERS,
+            cookie_jar=_NoCookies(),
+            headers=_DEFAULT_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._route.connect_timeout),
             trust_env=False,
         )

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from app.pools.http_pool.account import Account
-from app.pools.http_pool.async_transport import AsyncBody, AsyncTransport
-from app.pools.http_pool.calls import Answer, Call, Elsewhere, Failure, Reply
+from app.pools.http_pool.async_transport import AsyncTransport
+from app.pools.http_pool.calls import Answer, Call, Elsewhere, Failure, Step
 from app.pools.http_pool.config import HTTPConfig
 from app.pools.http_pool.sync_transport import SyncTransport
 
 
-class SyncAnswer(Answer, Protocol):
+class Closable(Answer, Protocol):
     """An answer that holds a connection until it is closed."""
 
     def close(self) -> object:
         """Give the connection back."""
 
 
-A = TypeVar("A", bound=SyncAnswer)
-B = TypeVar("B", Reply, AsyncBody)
+A = TypeVar("A", bound=Closable)
+B = TypeVar("B", bound=Closable)
 
 
 def attempt_until_settled(
@@ -37,22 +37,12 @@ def attempt_until_settled(
     """
     while True:
         outcome = _attempt(call, send)
-        if isinstance(outcome, Failure):
-            give_up_place(call)
-            time.sleep(call.after_failure(outcome))
-            continue
-        try:
-            step = call.after_answer(outcome)
-        except BaseException:
-            outcome.close()
-            raise
+        step = _what_follows(call, outcome)
         if step is None:
-            return outcome
-        outcome.close()
-        give_up_place(call)
+            return cast(A, outcome)
         if isinstance(step, Elsewhere):
             _move(call, enter(step.config))
-        elif step:
+        else:
             time.sleep(step)
 
 
@@ -82,22 +72,12 @@ async def attempt_until_settled_async(
     """Do what ``attempt_until_settled`` does without blocking the event loop."""
     while True:
         outcome = await _attempt_async(call, send)
-        if isinstance(outcome, Failure):
-            give_up_place(call)
-            await asyncio.sleep(call.after_failure(outcome))
-            continue
-        try:
-            step = call.after_answer(outcome)
-        except BaseException:
-            outcome.close()
-            raise
+        step = _what_follows(call, outcome)
         if step is None:
-            return outcome
-        outcome.close()
-        give_up_place(call)
+            return cast(B, outcome)
         if isinstance(step, Elsewhere):
             _move(call, enter(step.config))
-        elif step:
+        else:
             await asyncio.sleep(step)
 
 
@@ -125,6 +105,22 @@ async def _attempt_async(call: Call, send: Callable[[AsyncTransport, Call], Awai
         raise
     finally:
         account.circuit.settle(probe=probe, healthy=healthy)
+
+
+def _what_follows(call: Call, outcome: Closable | Failure) -> Step:
+    """Return what follows an attempt; ``None`` for an answer that stands. Any other gives back what it holds."""
+    if isinstance(outcome, Failure):
+        give_up_place(call)
+        return call.after_failure(outcome)
+    try:
+        step = call.after_answer(outcome)
+    except BaseException:
+        outcome.close()
+        raise
+    if step is not None:
+        outcome.close()
+        give_up_place(call)
+    return step
 
 
 def leave(call: Call) -> None:
