@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import os
 import random
 import resource
@@ -9,11 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from app.pools.errors import HTTPUnavailable, LeaseLeaked, PoolClosed, ResponseTooLarge
 from app.pools.http_pool import HTTPConfig, HTTPPool
@@ -36,6 +40,32 @@ async def test_a_body_above_the_limit_is_refused_before_it_fills_memory(
     if not path.startswith("/large"):  # which the server makes, in this process
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
     assert pool.get_stats()["metrics"]["active_connections"] == 0
+
+
+ENCODINGS = {
+    "gzip": lambda data: gzip.compress(data, 9),
+    "deflate": lambda data: zlib.compress(data, 9),
+    "raw deflate": lambda data: zlib.compress(data, 9)[2:-4],
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_bombs_of_every_kind_are_refused(ask: Ask, pool: HTTPPool, config: HTTPConfig, encoding: str) -> None:
+    """Whatever compresses a bomb, requests, streams and sessions end above the limit."""
+    packed = ENCODINGS[encoding](bytes(64 * MEGABYTES))
+    limited = replace(config, max_response_size=MEGABYTES, max_retries=0)
+    options: dict[str, Any] = {"params": {"encoding": encoding.removeprefix("raw ")}, "data": packed}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ResponseTooLarge):
+        await ask(limited, "PUT", "/body", **options)
+    with pytest.raises(ResponseTooLarge), pool.stream(limited, "PUT", "/body", **options) as response:
+        response.read()
+    async with pool.stream(limited, "PUT", "/body", **options) as streamed:
+        with pytest.raises(ResponseTooLarge):
+            await streamed.read()
+    with pool.session(limited) as session, pytest.raises(requests.RequestException):
+        session.put("/body", **options)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 48 * 1024
 
 
 async def test_a_large_body_within_the_limit_is_whole(ask: Ask, config: HTTPConfig) -> None:

@@ -104,3 +104,22 @@ def test_a_coroutine_function_needs_request_async(pool: HTTPPool, server: Misbeh
 
     with pytest.raises(ConfigError, match="request_async"):
         pool.request(HTTPConfig(server.url, auth=fetch), "GET", "/echo")
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_sixty_four_threads_renew_a_token_once(pool: HTTPPool, server: MisbehavingServer, many: int) -> None:
+    """64 threads whose token expires at once make one refresh, and every request succeeds at its second attempt."""
+    calls: list[int] = []
+
+    def fetch() -> str:
+        calls.append(1)
+        time.sleep(0.02)
+        return f"token{len(calls)}"
+
+    config = HTTPConfig(server.url, auth=fetch)
+    with ThreadPoolExecutor(64) as threads:
+        for right in range(1, many + 2):
+            path = f"/token?right=token{right}"
+            codes = list(threads.map(lambda _, path=path: pool.request(config, "POST", path).status_code, range(64)))  # type: ignore[misc]
+            assert codes == [200] * 64
+            assert len(calls) == right
