@@ -67,7 +67,7 @@ class InThreads:
         errors: Errors = []
         for part, future in started.items():
             if future.done():
-                errors += _present(future.exception())
+                errors += _noted(future.exception(), f"raised while {part.name} was started")
             else:
                 part.give_up()
                 errors.append(StartTimeoutError(part.name, limit))
@@ -77,7 +77,9 @@ class InThreads:
         run = self._workers.run_here if part.keeps_time else self._workers.submit
         stopped = run(functools.partial(part.stop, limit))
         wait([stopped], limit + _GRACE)
-        return _present(stopped.exception() if stopped.done() else StopTimeoutError(part.name), part)
+        if not stopped.done():
+            return [StopTimeoutError(part.name)]
+        return _noted(stopped.exception(), f"raised while {part.name} was stopped")
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - no event loop runs this
@@ -121,7 +123,7 @@ class InLoop:
             elif task.cancelled():
                 errors.append(LifecycleError(f"{part.name} cancelled its own start"))
             else:
-                errors += _present(task.exception())
+                errors += _noted(task.exception(), f"raised while {part.name} was started")
         return errors
 
     async def stop(self, part: Part, limit: float) -> Errors:
@@ -132,7 +134,7 @@ class InLoop:
             return [StopTimeoutError(part.name)]
         if stopped.cancelled():
             return [LifecycleError(f"{part.name} cancelled its own stop")]
-        return _present(stopped.exception(), part)
+        return _noted(stopped.exception(), f"raised while {part.name} was stopped")
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -156,9 +158,8 @@ async def _cancel(tasks: Any) -> None:
         await asyncio.wait(tasks, timeout=_GRACE)
 
 
-def _present(error: BaseException | None, stopped: Part | None = None) -> Errors:
+def _noted(error: BaseException | None, note: str) -> Errors:
     if error is None:
         return []
-    if stopped is not None:
-        error.add_note(f"raised while {stopped.name} was stopped")
+    error.add_note(note)
     return [error]

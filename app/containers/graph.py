@@ -54,11 +54,12 @@ class Graph:
         """Make sure that the container can give what it promises.
 
         Raises:
-            UnresolvedMarkersError: a pool has not the method that gives a lease; names the nearest.
+            UnresolvedMarkersError: a pool has not the method that gives a lease, and names the nearest; or a ``Pooled``
+                cannot be started and stopped.
             CycleError: providers need each other in a circle.
             CapturedLeaseError: what lives as long as the container is given a lease, through factories too.
         """
-        self._refuse_unknown_methods()
+        self._refuse_missing_methods()
         self.start_order()
         self._refuse_captured_leases()
 
@@ -92,7 +93,7 @@ class Graph:
         count = max((waves[part] for part in parts), default=0)
         return [[(self._label(part), part) for part in parts if waves[part] == wave] for wave in range(1, count + 1)]
 
-    def _refuse_unknown_methods(self) -> None:
+    def _refuse_missing_methods(self) -> None:
         complaints = []
         for name, provider in self.names.items():
             if isinstance(provider, LeaseProvider):
@@ -101,6 +102,14 @@ class Graph:
                     near = get_close_matches(provider.method, dir(kind), n=1)
                     hint = f"; did you mean {near[0]!r}?" if near else ""
                     complaints.append(f"{name}: {kind.__name__} has no method {provider.method!r}{hint}")
+            elif isinstance(effective(provider), Pooled):
+                kind = _class_of(provider)
+                complaints += [
+                    f"{name}: {kind.__name__} has no {action}(); a Pooled has start() and stop(timeout), as "
+                    "app.pools.Pool says; what needs neither is a providers.Singleton"
+                    for action in ("start", "stop")
+                    if kind is not None and not (hasattr(kind, action) or hasattr(kind, f"{action}_async"))
+                ]
         if complaints:
             raise UnresolvedMarkersError(complaints)
 

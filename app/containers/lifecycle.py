@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from dependency_injector import containers
+
 from app.containers.edges import Edge, Errors, InLoop, InThreads
 from app.containers.errors import LifecycleError
 from app.containers.graph import AnyContainer, Graph
@@ -68,6 +70,8 @@ class Lifecycle:
     ) -> None:
         if isinstance(container, type):
             raise LifecycleError(f"{container.__name__} is a class; give an instance: {container.__name__}()")
+        if not isinstance(container, containers.Container):
+            raise LifecycleError(f"{container!r} is no container; give an instance of AgentContainer or of your own")
         self.container = container
         self._wiring = Wiring(container, modules, packages=packages, unchecked=unchecked)
         self.start_timeout = start_timeout

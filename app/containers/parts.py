@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 import threading
 from typing import Any, Protocol
@@ -11,6 +13,7 @@ from dependency_injector import providers
 from app.containers.errors import LifecycleError
 from app.containers.graph import AnyProvider
 from app.containers.scopes import PerContainer
+from app.containers.workers import DaemonWorkers
 from app.pools import Pool
 from app.pools.core.managed import ManagedPool
 
@@ -61,23 +64,25 @@ class PoolPart:
 
     def start(self) -> None:
         self._pool = self._provider()
+        if not hasattr(self._pool, "start"):
+            raise LifecycleError(f"{self.name} starts asynchronously; use `async with Lifecycle(...)`")
         self._pool.start()
         if self._is_too_late():
             self._pool.stop()
 
     def stop(self, timeout: float) -> None:
-        if self._pool is not None:
+        if self._pool is not None and hasattr(self._pool, "stop"):
             self._pool.stop(timeout)
 
     async def start_async(self) -> None:
         self._pool = self._provider()
-        await self._pool.start_async()
+        await _await(self._pool, "start")
         if self._is_too_late():
-            await self._pool.stop_async()
+            await _await(self._pool, "stop")
 
     async def stop_async(self, timeout: float) -> None:
         if self._pool is not None:
-            await self._pool.stop_async(timeout)
+            await _await(self._pool, "stop", timeout)
 
     def _is_too_late(self) -> bool:
         with self._lock:
@@ -90,6 +95,19 @@ class PoolPart:
 
     def forget(self) -> None:
         self._provider.reset()
+
+
+async def _await(pool: Any, action: str, *args: Any) -> None:
+    """Start or stop ``pool`` without blocking the loop: in a thread, if it has no asynchronous way."""
+    method = getattr(pool, f"{action}_async", None)
+    if method is not None:
+        await method(*args)
+        return
+    workers = DaemonWorkers(f"poolwire-{action}")
+    try:
+        await asyncio.wrap_future(workers.submit(functools.partial(getattr(pool, action), *args)))
+    finally:
+        workers.close()
 
 
 class ResourcePart:

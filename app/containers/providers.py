@@ -16,6 +16,7 @@ from dependency_injector.errors import NoSuchProviderError
 
 from app.containers.changes import Copied, Observed, changes
 from app.containers.lease import Lease
+from app.containers.resources import how_to_configure
 
 T = TypeVar("T")
 
@@ -142,9 +143,7 @@ class Named(Copied[Any]):
         made = self._made.get(name)
         if made is None:
             if name not in self.names:
-                near = get_close_matches(name, self.names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"configured are: {', '.join(self.names) or 'none'}"
-                raise NoSuchProviderError(f"no [{self.kind}.{name}] is configured; {hint}")
+                raise NoSuchProviderError(self.unknown(name))
             made = self._made[name] = self._make(self._pool, self._resources().config(self.kind, name))
         return made
 
@@ -152,6 +151,14 @@ class Named(Copied[Any]):
     def names(self) -> tuple[str, ...]:
         """The names that configuration gives, and those that were put in place by hand."""
         return tuple(dict.fromkeys([*getattr(self._resources(), self.kind), *self._made]))
+
+    def unknown(self, name: str) -> str:
+        """Say that ``name`` is not configured, and what to do."""
+        near = get_close_matches(name, self.names, n=1)
+        if near:
+            return f"no [{self.kind}.{name}] is configured; did you mean {near[0]!r}?"
+        others = f"; configured are: {', '.join(self.names)}" if self.names else ""
+        return f"no [{self.kind}.{name}] is configured{others}; {how_to_configure(self.kind, name)}"
 
     def place(self, name: str, provider: providers.Provider[Any] | None) -> providers.Provider[Any] | None:
         """Let ``provider`` stand for ``name``; ``None`` leaves it to configuration again.

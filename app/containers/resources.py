@@ -134,6 +134,20 @@ class Resources(BaseSettings):
             raise ConfigError(f"[{kind}.{name}] in {config_file()}: {error}") from None
 
 
+def how_to_configure(kind: str, name: str) -> str:
+    """Return what to do to have a resource of this kind and name."""
+    return f"add [{kind}.{name}] with {_REQUIRED[kind]} to {config_file()}, or give it to Resources({kind}=...)"
+
+
+_REQUIRED = {
+    "databases": "a `url`",
+    "apis": "a `base_url`",
+    "peers": "an `endpoint`",
+    "publishers": "an `endpoint`",
+    "sockets": "a `type` and an `endpoint`",
+}
+
+
 def _database(fields: dict[str, Any]) -> DatabaseConfig:
     return DatabaseConfig.from_url(fields.pop("url"), **fields)
 

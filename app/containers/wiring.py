@@ -22,6 +22,7 @@ from dependency_injector import wiring
 from app.containers.errors import AlreadyWiredError, UnresolvedMarkersError
 from app.containers.graph import AnyContainer, names
 from app.containers.kinds import needs_coroutine
+from app.containers.providers import Named
 from app.containers.records import Function, Record, decorated_in, is_registered, late, record_of
 from app.containers.refusals import Refusal
 
@@ -177,6 +178,10 @@ class Wiring:
         record = record_of(function)
         for parameter, marker in record.reference_injections.items():
             if parameter in record.injections:
+                group = record.injections[parameter]
+                if isinstance(group, Named):
+                    one = f"{group.kind}.{next(iter(group.names), 'main')}"
+                    yield f"{_place(function)}, parameter {parameter!r}: {group.kind!r} are many; name one: {one!r}"
                 if not _is_coroutine(function) and needs_coroutine(record.injections[parameter]):
                     yield (
                         f"{_place(function)}, parameter {parameter!r}: its provider is asynchronous; "
@@ -187,6 +192,10 @@ class Wiring:
 
     def _missing(self, wanted: Any) -> str:
         known = names(self._container)
+        kind, _, rest = wanted.partition(".") if isinstance(wanted, str) else ("", "", "")
+        group = self._container.providers.get(kind)
+        if isinstance(group, Named) and rest.partition(".")[0] not in group.names:
+            return f"the container has no {wanted!r}: {group.unknown(rest.partition('.')[0])}"
         near = get_close_matches(wanted, known, n=1) if isinstance(wanted, str) else []
         hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
         return f"the container has no {wanted!r}; {hint}"

@@ -11,11 +11,13 @@ import pytest
 from dependency_injector import containers, providers
 
 from app.containers import (
+    AgentContainer,
     CycleError,
     Lifecycle,
     LifecycleError,
     Pooled,
     Provide,
+    Resources,
     StartTimeoutError,
     UnresolvedMarkersError,
     inject,
@@ -199,6 +201,104 @@ def test_a_misspelt_marker_stops_the_start_and_names_the_nearest() -> None:
     assert "module_of_a_user_" in str(caught.value)
     assert "parameter 'connection': the container has no 'frist'; did you mean 'first'?" in str(caught.value)
     assert container.ledger().log == []
+
+
+@pytest.mark.parametrize(
+    ("marker", "complaint"),
+    [
+        ("databases.libary", "no [databases.libary] is configured; did you mean 'library'?"),
+        ("databases.library.sesion", "did you mean 'databases.library.session'?"),
+        ("database.library", "did you mean 'databases.library'?"),
+        ("sql_pol", "did you mean 'sql_pool'?"),
+        (
+            "apis.llm",
+            "no [apis.llm] is configured; add [apis.llm] with a `base_url` to poolwire.toml, or give it to Re",
+        ),
+        ("sockets.feed", "add [sockets.feed] with a `type` and an `endpoint` to"),
+        ("databases", "'databases' are many; name one: 'databases.library'"),
+    ],
+)
+def test_a_wrong_name_of_a_resource_says_what_to_do(marker: str, complaint: str) -> None:
+    """A misspelt resource, a missing table and a whole group each have their own cure."""
+
+    @inject
+    def handle(wrong: object = Provide[marker]) -> None: ...
+
+    resources = Resources(databases={"library": {"url": "sqlite:///x.db"}})
+    with pytest.raises(UnresolvedMarkersError) as caught:
+        Lifecycle(AgentContainer(resources=providers.Object(resources)), modules=[module_with(handle)]).__enter__()
+    assert complaint in str(caught.value)
+    assert "handle, parameter 'wrong': " in str(caught.value)
+
+
+def test_what_is_no_container_is_refused() -> None:
+    """A lifecycle is given a container, and says so."""
+    with pytest.raises(LifecycleError, match="None is no container; give an instance of AgentContainer or of your own"):
+        Lifecycle(None)  # type: ignore[arg-type]
+
+
+class OnlySync:
+    """A pool of a user's own that knows nothing of asyncio."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def start(self) -> None:
+        self.log.append(f"start in {threading.current_thread().name}")
+
+    def stop(self, timeout: float = 10.0) -> None:
+        self.log.append(f"stop in {threading.current_thread().name}")
+
+
+class OnlyAsync:
+    """A pool of a user's own that asyncio alone can start."""
+
+    async def start_async(self) -> None: ...
+    async def stop_async(self, timeout: float = 10.0) -> None: ...
+
+
+async def test_a_pool_without_an_asynchronous_side_does_not_block_the_loop() -> None:
+    """In ``async with`` it is started and stopped in a thread."""
+
+    class Container(containers.DeclarativeContainer):
+        log = providers.Singleton(list)
+        pool = Pooled(OnlySync, log)
+
+    container: Any = Container()
+    async with Lifecycle(container):
+        pass
+    assert ["start in poolwire-start", "stop in poolwire-stop"] == container.log()
+
+
+async def test_a_pool_that_only_asyncio_starts_says_so() -> None:
+    """In ``with`` it is refused with the cure."""
+
+    class Container(containers.DeclarativeContainer):
+        pool = Pooled(OnlyAsync)
+
+    with pytest.raises(LifecycleError, match=r"pool starts asynchronously; use `async with Lifecycle\(...\)`"):
+        Lifecycle(Container()).__enter__()
+    async with Lifecycle(Container()) as lifecycle:
+        assert {"pool"} == set(lifecycle.report)
+
+
+def test_what_cannot_be_started_is_no_pool() -> None:
+    """A ``Pooled`` class without the methods of a pool is named before anything starts."""
+
+    class Container(containers.DeclarativeContainer):
+        thing = Pooled(dict)
+
+    with pytest.raises(UnresolvedMarkersError, match=r"thing: dict has no start\(\); a Pooled has start\(\) and stop"):
+        Lifecycle(Container()).__enter__()
+
+
+def test_an_error_of_the_start_names_its_part() -> None:
+    """Which part raised is in the error's notes."""
+    container: Any = Diamond()
+    container.left().failing["start"] = ConnectionError("down")
+    with pytest.raises(ConnectionError) as caught, Lifecycle(container):
+        pass
+    assert "raised while left was started" in caught.value.__notes__
 
 
 def test_a_forgotten_decorator_stops_the_start() -> None:

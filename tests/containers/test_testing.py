@@ -145,6 +145,18 @@ def test_an_override_of_an_unknown_name_is_refused() -> None:
             override(container, {"database.library": Fake()}).__enter__()
 
 
+def test_an_override_that_no_marker_asks_for_is_refused() -> None:
+    """A fake under a misspelt name would leave the real thing in place; the error names the nearest."""
+    with pytest.raises(ContainerError, match=r"cannot override 'peers.scrib': .*did you mean 'peers.scribe'\?"):
+        agent_container(Librarian, overrides={"peers.scrib": Fake()})
+
+
+def test_a_misspelt_parameter_is_refused() -> None:
+    """Named resources have five kinds, and a sixth is said to be none."""
+    with pytest.raises(TypeError, match="has no parameter databses; named resources are given as databases, apis"):
+        agent_container(count, databses={})
+
+
 def test_overrides_of_the_class_do_not_outlive_the_test() -> None:
     """A test that overrides the container's class leaves no trace for the next one."""
     with agent_container(count):
@@ -167,14 +179,15 @@ def test_a_lease_left_open_fails_and_names_its_line() -> None:
     assert "test_testing.py" in str(error)
 
 
-def test_an_unexpected_request_is_explained() -> None:
-    """The stub server answers 501 with the call that is missing."""
+def test_an_unexpected_request_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    """The stub server answers 501 with the call that is missing, and logs it for the report of the failure."""
     with StubServer() as stub, agent_container(count) as container:
         response = container.http_pool().request(HTTPConfig(stub.base_url), "POST", "/x", json={"a": 1})
 
     assert 501 == response.status_code
     assert "the test gave no reply for POST /x" in response.text
     assert {"a": 1} == stub.requests[0].json()
+    assert "the test gave no reply for POST /x" in caplog.text
 
 
 def test_the_tools_work_with_anyio(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
@@ -126,8 +127,12 @@ class agent_container:
         modules = [*own, *modules]
         given = {kind: dict(resources.pop(kind, {})) for kind in Resources.kinds}
         if resources:
-            raise TypeError(f"agent_container() has no resources {sorted(resources)}; it takes {Resources.kinds}")
+            raise TypeError(
+                f"agent_container() has no parameter {', '.join(sorted(resources))}; named resources are given as "
+                f"{', '.join(Resources.kinds)}"
+            )
         wanted = [*_named(modules), *_endpoints(members)]
+        _refuse_unasked(overrides or {}, [*wanted, *((kind, name) for kind in given for name in given[kind])])
         unique = uuid.uuid4().hex
         for kind, name in wanted:
             if kind in _IN_PROCESS:
@@ -181,6 +186,18 @@ def _named(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
         kind, _, rest = name.partition(".")
         if kind in Resources.kinds and rest:
             yield kind, rest.partition(".")[0]
+
+
+def _refuse_unasked(overrides: Mapping[str, object], known: Iterable[tuple[str, str]]) -> None:
+    """Refuse what would replace a named resource that nobody asks for: it is misspelt."""
+    asked = [f"{kind}.{name}" for kind, name in known]
+    for override_of in overrides:
+        kind, _, rest = override_of.partition(".")
+        name = f"{kind}.{rest.partition('.')[0]}"
+        if kind in Resources.kinds and rest and name not in asked:
+            near = get_close_matches(name, asked, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"they ask for: {', '.join(sorted(asked)) or 'nothing'}"
+            raise ContainerError(f"cannot override {override_of!r}: no marker of what is tested asks for it; {hint}")
 
 
 def _endpoints(members: Iterable[Any]) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,8 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class StubServer:
         reply = self._replies.get((request.method, request.path))
         if reply is None:
             explanation = f"the test gave no reply for {request.method} {request.path}; call reply() of the stub server"
+            _log.warning("%s", explanation)  # pytest shows it with the failure, whatever became of the response
             return _Reply(501, explanation.encode(), {"Content-Type": "text/plain"})
         return reply
 
