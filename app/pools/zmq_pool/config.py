@@ -12,7 +12,7 @@ import zmq
 
 from app.pools.errors import ConfigError
 from app.pools.zmq_pool import endpoints
-from app.pools.zmq_pool.curve import CurveClient, CurveServer
+from app.pools.zmq_pool.curve import CurveClient, CurveServer, curve_from
 from app.pools.zmq_pool.options import Options, OptionValue
 
 FOREVER = math.inf
@@ -61,7 +61,8 @@ class SocketConfig:
             as REP and brokers do, and a ROUTER that does not count on exactly one frame before the empty one;
             without it each request leases a REQ.
         curve: encryption and identity: ``CurveClient`` for a socket that connects, ``CurveServer`` for one that
-            binds.
+            binds. A configuration file gives a table of key files instead: ``server`` and ``keys``, or ``keys`` and
+            ``allowed``.
         allow_plaintext: permits an endpoint that other machines can reach without encryption.
 
     Raises:
@@ -81,7 +82,7 @@ class SocketConfig:
     backlog: int = 10_000
     subscriber_wait: float = 1.0
     multiplexed: bool = True
-    curve: CurveClient | CurveServer | None = None
+    curve: CurveClient | CurveServer | Mapping[str, object] | None = None
     allow_plaintext: bool = False
     _hash: int = field(init=False, repr=False, compare=False)
 
@@ -95,6 +96,8 @@ class SocketConfig:
             self._settle("receive_timeout", 10.0 if kind in ASKING else FOREVER)
         if self.linger is None:
             self._settle("linger", 0.0 if kind is SocketType.REQ else 2.0)
+        if isinstance(self.curve, Mapping):
+            self._settle("curve", curve_from(self.curve, bind=self.bind))
         self._check_numbers(kind)
         self._check_secrecy(where)
         # Computed once: the pool looks its configurations up on every checkout.
@@ -127,7 +130,7 @@ class SocketConfig:
         if self.heartbeat:
             effective["HEARTBEAT_IVL"] = _milliseconds(self.heartbeat)
             effective["HEARTBEAT_TIMEOUT"] = _milliseconds(2 * self.heartbeat)
-        if self.curve is not None:
+        if isinstance(self.curve, CurveClient | CurveServer):
             effective.update(self.curve.options())
         effective.update(Options(self.options) if not isinstance(self.options, Options) else self.options)
         return effective

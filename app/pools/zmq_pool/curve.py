@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -151,6 +152,32 @@ class CurveServer:
             "CURVE_SECRETKEY": self.keys.secret.get_secret_value().encode(),
             "ZAP_DOMAIN": self.domain.encode(),
         }
+
+
+def curve_from(files: Mapping[str, object], *, bind: bool) -> CurveClient | CurveServer:
+    """Return the encryption that key files stand for, as a configuration file names them.
+
+    Args:
+        files: ``keys``, the own ``.key_secret`` file, and ``allowed`` for a socket that binds; ``server``, the
+            server's ``.key`` file, and optionally ``keys`` for one that connects.
+        bind: which of the two it is.
+
+    Raises:
+        ConfigError: a name is unknown or missing, or a file cannot be used.
+    """
+    needed, optional = ({"keys"}, {"allowed"}) if bind else ({"server"}, {"keys"})
+    if not needed <= files.keys() <= needed | optional:
+        kind = "binds" if bind else "connects"
+        raise ConfigError(
+            f"curve of a socket that {kind} takes {', '.join(needed)} and optionally {', '.join(optional)}, "
+            f"each the path of a file, not {', '.join(map(str, files)) or 'nothing'}"
+        )
+    paths = {name: Path(str(file)) for name, file in files.items()}
+    if bind:
+        return CurveServer(KeyPair.load(paths["keys"]), paths.get("allowed"))
+    if "keys" in paths:
+        return CurveClient(load_public_key(paths["server"]), KeyPair.load(paths["keys"]))
+    return CurveClient(load_public_key(paths["server"]))
 
 
 def check_key(what: str, key: str, *, shown: bool = True) -> None:

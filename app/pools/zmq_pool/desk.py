@@ -31,9 +31,10 @@ from app.pools.zmq_pool.leases import (
     PrivateLease,
     SharedLease,
 )
+from app.pools.zmq_pool.opening import open_socket
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.sentinel import Sentinel
-from app.pools.zmq_pool.sockets import LeanSocket, open_socket
+from app.pools.zmq_pool.sockets import LeanSocket
 
 log = logging.getLogger(__name__)
 

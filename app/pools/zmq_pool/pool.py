@@ -28,9 +28,9 @@ from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.leases import Lease
 from app.pools.zmq_pool.multiplexer import Multiplexer
+from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Frames, Outlet
 from app.pools.zmq_pool.pipeline import pipeline
-from app.pools.zmq_pool.sockets import open_dealer
 
 log = logging.getLogger(__name__)
 

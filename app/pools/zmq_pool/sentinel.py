@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 from app.pools.zmq_pool.config import SocketConfig, SocketType
-from app.pools.zmq_pool.sockets import open_idle
+from app.pools.zmq_pool.opening import open_idle
 
 _UNOBTRUSIVE = frozenset({SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH})
 

@@ -8,19 +8,17 @@ such cost whether more follow, so every receive goes through one.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import zmq
 from zmq.backend import Socket as _Backend
 
-from app.pools.errors import ConfigError, EndpointBusy, NoReply, NotSent
-from app.pools.zmq_pool.claims import Claim
-from app.pools.zmq_pool.config import ASKING, SocketConfig, SocketType
-from app.pools.zmq_pool.endpoints import make_private
+from app.pools.errors import ConnectionLost, NoReply, NotSent
+from app.pools.zmq_pool.config import ASKING, FOREVER, SocketConfig
 
 _send: Any = _Backend.send
 _recv: Any = _Backend.recv
@@ -39,6 +37,10 @@ _RECEIVED = 2  # the last message came in
 _MORE_OUT = 4  # frames were sent of a message that is not complete
 _MORE_IN = 8  # frames are left of a message that was received
 _RETIMED = 16  # the time limits were set, which are restored
+_RCVTIMEO = int(zmq.RCVTIMEO)
+_LOOK_EVERY = 0.2
+"""Seconds after which a receive that waits looks whether the endpoint is down."""
+
 _BEGUN = _SENT | _RECEIVED | _MORE_OUT
 _CHANGED = 32  # other options or connections than the configuration names, or closed
 
@@ -65,6 +67,19 @@ class ReplyTimedOut(NoReply, zmq.Again):  # type: ignore[misc]  # both bases des
         return str(self.strerror)
 
 
+class ReplyLost(ConnectionLost, NoReply, zmq.Again):  # type: ignore[misc]  # the bases describe `strerror`
+    """``NoReply`` from a leased socket whose endpoint went down meanwhile; ``ConnectionLost`` as well."""
+
+    def __init__(self, endpoint: str, why: str) -> None:
+        self.endpoint = endpoint
+        self.maybe_executed = True
+        message = f"{endpoint} went down before the reply came: {why}. It may have executed the request"
+        zmq.ZMQError.__init__(self, zmq.EAGAIN, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class LeanSocket(zmq.Socket[bytes]):
     """A ``zmq.Socket`` that knows whether the next lessee can have it.
 
@@ -82,7 +97,7 @@ class LeanSocket(zmq.Socket[bytes]):
         super().__init__(context, kind)
         # Into __dict__, because pyzmq's __setattr__ takes attributes for options. The list, because changing
         # an item of it costs a fraction of setting an attribute.
-        self.__dict__.update(config=config, diagnose=str, _trace=[0], _pid=os.getpid())
+        self.__dict__.update(config=config, diagnose=str, _trace=[0], _pid=os.getpid(), _patience=0.0)
 
     def __del__(self) -> None:
         # Without pyzmq's warning: whoever loses a lease is warned once, by the lease.
@@ -174,7 +189,7 @@ class LeanSocket(zmq.Socket[bytes]):
         try:
             frame = _recv(self, int(flags), False, track)
         except zmq.Again as again:
-            raise self.not_received(int(flags), again) from None
+            frame = self._receive_late(int(flags), again, False, track)
         trace = self._trace
         if frame.more:
             trace[0] = trace[0] & ~_SENT | (_RECEIVED | _MORE_IN)
@@ -185,15 +200,14 @@ class LeanSocket(zmq.Socket[bytes]):
     def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
         """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
         flags = int(flags)
-        frames = []
-        more = True
         try:
-            while more:
-                frame = _recv(self, flags, False, track)
-                more = frame.more
-                frames.append(frame.bytes if copy else frame)
+            frame = _recv(self, flags, False, track)
         except zmq.Again as again:
-            raise self.not_received(flags, again) from None
+            frame = self._receive_late(flags, again, False, track)
+        frames = [frame.bytes if copy else frame]
+        while frame.more:
+            frame = _recv(self, flags, False, track)
+            frames.append(frame.bytes if copy else frame)
         trace = self._trace
         trace[0] = trace[0] & ~(_SENT | _MORE_IN) | _RECEIVED
         return frames
@@ -210,6 +224,10 @@ class LeanSocket(zmq.Socket[bytes]):
         more = _MORE_IN if _get(self, _RCVMORE) else 0
         trace[0] = trace[0] & ~(_SENT | _MORE_IN) | _RECEIVED | more
         return size
+
+    def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
+        """Receive what did not come within libzmq's time limit, or raise."""
+        raise self.not_received(flags, again) from None
 
     def not_received(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:
         """Return the error for a receive that got nothing in time; ``again`` if it was not to wait at all."""
@@ -273,7 +291,13 @@ class RequestSocket(LeanSocket):
     shows. Nor do they ask whether a reply has more frames, which costs more than the receive: frames that a lessee
     left unread make libzmq refuse the next one's request, and are thrown away then. To a receive before the first
     send they would look like a reply, so that is refused here.
+
+    libzmq would wait for the reply of a server that is gone until the time limit. So it is told a short one, and
+    between two of them the endpoint's sentinel is asked.
     """
+
+    _patience: float
+    """How many seconds a receive may wait in all; 0 where libzmq keeps the limit."""
 
     _spoiled = LeanSocket._spoiled | _SENT
 
@@ -335,6 +359,60 @@ class RequestSocket(LeanSocket):
             _recv(self, _NOBLOCK)
         return left
 
+    def be_watchful(self) -> None:
+        """Have receives look, now and then, whether the endpoint is down."""
+        if not self.config.bind and not self.config.endpoint.startswith("inproc:"):
+            limit = int(_get(self, _RCVTIMEO))
+            self._wait_at_most(FOREVER if limit < 0 else limit / 1000)
+
+    def _wait_at_most(self, seconds: float) -> None:
+        self.__dict__["_patience"] = seconds
+        _set(self, _RCVTIMEO, max(0, int(1000 * min(seconds, _LOOK_EVERY))))
+
+    def settle_timeouts(self, send: float, receive: float) -> None:
+        """Set both time limits, in seconds, until the end of the lease."""
+        super().settle_timeouts(send, receive)
+        if self._patience:
+            self._wait_at_most(receive)
+
+    def _restore_time_limits(self) -> None:
+        super()._restore_time_limits()
+        self.be_watchful()
+
+    def set(self, option: int, optval: int | bytes) -> None:
+        """Set an option, as ``zmq.Socket.set`` does; the socket is given up afterwards, time limits excepted."""
+        super().set(option, optval)
+        if option == _RCVTIMEO:
+            self.__dict__["_patience"] = 0.0
+
+    setsockopt = set
+
+    def get(self, option: int) -> Any:
+        """Return an option, as ``zmq.Socket.get`` does."""
+        if option == _RCVTIMEO and self._patience:
+            return -1 if self._patience == FOREVER else int(1000 * self._patience)
+        return _get(self, option)
+
+    getsockopt = get
+
+    def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
+        if flags & _NOBLOCK or self._patience <= _LOOK_EVERY:
+            raise self.not_received(flags, again) from None
+        deadline = time.monotonic() - _LOOK_EVERY + self._patience
+        was_down = False
+        while (left := deadline - time.monotonic()) > 0:
+            _set(self, _RCVTIMEO, max(1, int(1000 * min(left, _LOOK_EVERY))))
+            with contextlib.suppress(zmq.Again):
+                reply = _recv(self, flags, copy, track)
+                _set(self, _RCVTIMEO, int(1000 * _LOOK_EVERY))
+                return reply
+            # Twice, for the sentinel may have lost a connection that this socket has not, and get it back.
+            why = self.__dict__["diagnose"]()
+            if why and was_down:
+                raise ReplyLost(self.config.endpoint, why) from None
+            was_down = bool(why)
+        raise self.not_received(flags, again) from None
+
     def _expect_request(self) -> None:
         """Refuse a receive before the first send."""
         if not self._trace[0] & _BEGUN:
@@ -349,7 +427,7 @@ class RequestSocket(LeanSocket):
         try:
             body = _recv(self, 0, True, False)
         except zmq.Again as again:
-            raise self.not_received(0, again) from None
+            body = self._receive_late(0, again, True, False)
         trace[0] = _RECEIVED
         return body
 
@@ -361,7 +439,7 @@ class RequestSocket(LeanSocket):
         try:
             body: bytes = _recv(self, 0, True, False)
         except zmq.Again as again:
-            raise self.not_received(0, again) from None
+            body = self._receive_late(0, again, True, False)
         trace[0] = _RECEIVED
         return body.decode(encoding)
 
@@ -420,106 +498,6 @@ class DealerSocket(LeanSocket):
         frames = super().recv_multipart(flags, copy, track)
         self._trace[1] -= 1
         return frames
-
-
-_CLASSES: dict[SocketType, type[LeanSocket]] = {
-    SocketType.REQ: RequestSocket,
-    SocketType.REP: ReplySocket,
-    SocketType.DEALER: DealerSocket,
-}
-
-
-def open_socket(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
-    """Return a new socket, set up, subscribed, and connected or bound.
-
-    A PUB is made as XPUB, which is the same to its peers and can say when the first subscriber is there.
-
-    Raises:
-        ConfigError: libzmq does not accept an option's value or the endpoint.
-        EndpointBusy: the endpoint to bind is taken.
-    """
-    kind = zmq.XPUB if config.socket_type is SocketType.PUB else config.socket_type.value
-    socket = _CLASSES.get(config.socket_type, LeanSocket)(context, kind, config)
-    return _set_up(socket, config)
-
-
-def open_dealer(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
-    """Return a DEALER set up and connected as the REQ of ``config`` would be, for many requests at once."""
-    return _set_up(LeanSocket(context, zmq.DEALER, config), config)
-
-
-def open_idle(
-    context: zmq.Context[Any], config: SocketConfig, events: int
-) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """Return a socket connected like those of ``config`` that nobody is to use, and a monitor of its ``events``."""
-    config = replace(config, topics=())  # or a SUB would be sent messages, and hold up those who send them
-    socket = LeanSocket(context, config.socket_type.value, config)
-    # Before it connects, or the first events would be missed.
-    monitor = socket.get_monitor_socket(events)
-    try:
-        return _set_up(socket, config), monitor
-    except BaseException:
-        monitor.close(0)
-        raise
-
-
-def _set_up(socket: LeanSocket, config: SocketConfig) -> LeanSocket:
-    try:
-        _set_options(socket, config)
-        if config.bind:
-            _bind(socket, config)
-        else:
-            _connect(socket, config)
-    except BaseException:
-        socket.close(0)
-        raise
-    socket._trace[0] = 0
-    return socket
-
-
-def _set_options(socket: LeanSocket, config: SocketConfig) -> None:
-    for name, value in config.libzmq_options().items():
-        if name == "XPUB_NODROP" and socket.type != zmq.XPUB:
-            continue
-        try:
-            _set(socket, zmq.SocketOption[name], value)
-        except zmq.ZMQError as error:
-            shown = value if isinstance(value, int) else f"{len(value)} bytes"
-            raise ConfigError(f"libzmq does not take {name}={shown} for {config.label}: {error.strerror}") from None
-    for topic in config.topics:
-        _set(socket, zmq.SUBSCRIBE, topic)
-
-
-def _connect(socket: LeanSocket, config: SocketConfig) -> None:
-    try:
-        socket.connect(config.endpoint)
-    except zmq.ZMQError as error:
-        raise ConfigError(f"libzmq cannot connect {config.label}: {error.strerror}") from None
-
-
-def _bind(socket: LeanSocket, config: SocketConfig) -> None:
-    path = _ipc_path(config)
-    if path is not None:
-        if not path.parent.exists():
-            make_private(path.parent)
-        socket.__dict__["_claim"] = Claim(path)
-    try:
-        socket.bind(config.endpoint)
-    except zmq.ZMQError as error:
-        if error.errno == zmq.EADDRINUSE:
-            raise EndpointBusy(
-                f"{config.label}: the endpoint is bound already, by another configuration or another process"
-            ) from None
-        raise ConfigError(f"libzmq cannot bind {config.label}: {error.strerror}") from None
-    if path is not None:
-        os.chmod(path, 0o600)  # libzmq leaves it to the umask
-
-
-def _ipc_path(config: SocketConfig) -> Path | None:
-    transport, _, address = config.endpoint.partition("://")
-    if transport != "ipc" or address.startswith("@") or address == "*":
-        return None
-    return Path(address)
 
 
 def _check_frame(part: object) -> None:

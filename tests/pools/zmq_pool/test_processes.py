@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import math
 import multiprocessing
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import NoReply, NotSent, PoolError
+from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolError
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
@@ -69,6 +71,48 @@ def test_a_frozen_server_is_no_reply_and_its_late_answer_reaches_nobody():
         server.thaw()
         patient = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=10)
         assert [b"%d" % n for n in range(50)] == [pool.request(patient, b"%d" % n) for n in range(50)]
+
+
+@pytest.mark.parametrize("receive", ["recv", "recv_string", "recv_multipart"])
+def test_a_server_that_dies_fails_the_request_that_waits_for_it(receive):
+    """A synchronous request whose server is killed fails at once, long before its time limit, as maybe executed."""
+    with ZMQPool() as pool, echo_process("ROUTER") as server, ThreadPoolExecutor(1) as threads:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=600)
+        eventually(lambda: pool.request(config, b"warm") and pool.health()["endpoints"][server.endpoint])
+
+        def ask():
+            with pool.socket(config) as socket:
+                assert 600_000 == socket.rcvtimeo
+                socket.send(b"silence")
+                getattr(socket, receive)()
+
+        asking = threads.submit(ask)
+        eventually(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
+        server.kill()
+        with pytest.raises(NoReply, match="went down before the reply came") as lost:
+            asking.result(20)
+        assert isinstance(lost.value, ConnectionLost)
+        assert lost.value.maybe_executed
+        assert isinstance(pickle.loads(pickle.dumps(lost.value)), ConnectionLost)
+        server.start()
+        assert b"again" == pool.request(config, b"again")
+
+
+def test_a_slow_reply_is_waited_for():
+    """A reply that takes longer than the looks at the endpoint comes through, and a limit that passes is NoReply."""
+    slow = threading.Event()
+
+    def answer(frames):
+        slow.wait(1)
+        return frames
+
+    with ZMQPool() as pool, replier(answer) as endpoint:
+        for limit in (10, math.inf):
+            config = SocketConfig(SocketType.REQ, endpoint, receive_timeout=limit)
+            assert b"slow" == pool.request(config, b"slow")
+        with pytest.raises(NoReply):
+            pool.request(config, b"too slow", timeout=0.5)
+        slow.set()
 
 
 def test_an_idle_socket_survives_a_restart():

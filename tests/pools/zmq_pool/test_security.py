@@ -80,6 +80,32 @@ def test_an_allow_list_may_be_one_file(served, free_endpoint, tmp_path):
         ask(STRANGER)
 
 
+def test_a_configuration_file_names_key_files(pool, served, free_endpoint, tmp_path):
+    """`curve` may be a table of key files: those of the server, of the client, and the allow-list."""
+    SERVER.write(tmp_path, "server")
+    CLIENT.write(tmp_path / "clients", "client")
+    served(free_endpoint, {"keys": f"{tmp_path}/server.key_secret", "allowed": f"{tmp_path}/clients"})
+    files = {"server": f"{tmp_path}/server.key", "keys": f"{tmp_path}/clients/client.key_secret"}
+    config = SocketConfig(SocketType.REQ, free_endpoint, curve=files)
+    assert config == SocketConfig(SocketType.REQ, free_endpoint, curve=CurveClient(SERVER.public, CLIENT))
+    with pool.socket(config) as asking:
+        asking.send(b"hello")
+    unknown = SocketConfig(SocketType.REQ, free_endpoint, curve={"server": files["server"]}, send_timeout=0.5)
+    with pytest.raises(NotSent, match="refused this client's key"):
+        pool.request(unknown, b"x")
+
+
+@pytest.mark.parametrize(
+    ("bind", "files"), [(True, {"server": "x"}), (False, {}), (False, {"server": "x", "key": "y"})]
+)
+def test_a_wrong_table_of_key_files_is_refused(bind, files):
+    """A name that is missing or unknown is an error that says which ones there are."""
+    with pytest.raises(ConfigError, match=r"takes keys and optionally|takes server and optionally"):
+        SocketConfig(SocketType.REQ, "tcp://127.0.0.1:1", bind=bind, curve=files)
+    with pytest.raises(ConfigError, match="cannot be read as a key file"):
+        SocketConfig(SocketType.REQ, "tcp://127.0.0.1:1", curve={"server": "/nowhere/server.key"})
+
+
 def test_a_plaintext_client_is_not_served_by_an_encrypted_server(pool, served, free_endpoint):
     """A client without keys gets no connection, so its request never leaves."""
     served(free_endpoint, CurveServer(SERVER))

@@ -1,0 +1,120 @@
+"""Opening sockets: made, set up, subscribed, and connected or bound as their configuration says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.backend import Socket as _Backend
+
+from app.pools.errors import ConfigError, EndpointBusy
+from app.pools.zmq_pool.claims import Claim
+from app.pools.zmq_pool.config import SocketConfig, SocketType
+from app.pools.zmq_pool.endpoints import make_private
+from app.pools.zmq_pool.sockets import DealerSocket, LeanSocket, ReplySocket, RequestSocket
+
+_set: Any = _Backend.set  # below the sockets' own, which takes note of changes
+
+_CLASSES: dict[SocketType, type[LeanSocket]] = {
+    SocketType.REQ: RequestSocket,
+    SocketType.REP: ReplySocket,
+    SocketType.DEALER: DealerSocket,
+}
+
+
+def open_socket(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
+    """Return a new socket, set up, subscribed, and connected or bound.
+
+    A PUB is made as XPUB, which is the same to its peers and can say when the first subscriber is there.
+
+    Raises:
+        ConfigError: libzmq does not accept an option's value or the endpoint.
+        EndpointBusy: the endpoint to bind is taken.
+    """
+    kind = zmq.XPUB if config.socket_type is SocketType.PUB else config.socket_type.value
+    socket = _CLASSES.get(config.socket_type, LeanSocket)(context, kind, config)
+    return _set_up(socket, config)
+
+
+def open_dealer(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
+    """Return a DEALER set up and connected as the REQ of ``config`` would be, for many requests at once."""
+    return _set_up(LeanSocket(context, zmq.DEALER, config), config)
+
+
+def open_idle(
+    context: zmq.Context[Any], config: SocketConfig, events: int
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """Return a socket connected like those of ``config`` that nobody is to use, and a monitor of its ``events``."""
+    config = replace(config, topics=())  # or a SUB would be sent messages, and hold up those who send them
+    socket = LeanSocket(context, config.socket_type.value, config)
+    # Before it connects, or the first events would be missed.
+    monitor = socket.get_monitor_socket(events)
+    try:
+        return _set_up(socket, config), monitor
+    except BaseException:
+        monitor.close(0)
+        raise
+
+
+def _set_up(socket: LeanSocket, config: SocketConfig) -> LeanSocket:
+    try:
+        _set_options(socket, config)
+        if config.bind:
+            _bind(socket, config)
+        else:
+            _connect(socket, config)
+    except BaseException:
+        socket.close(0)
+        raise
+    socket._trace[0] = 0
+    if isinstance(socket, RequestSocket):
+        socket.be_watchful()
+    return socket
+
+
+def _set_options(socket: LeanSocket, config: SocketConfig) -> None:
+    for name, value in config.libzmq_options().items():
+        if name == "XPUB_NODROP" and socket.type != zmq.XPUB:
+            continue
+        try:
+            _set(socket, zmq.SocketOption[name], value)
+        except zmq.ZMQError as error:
+            shown = value if isinstance(value, int) else f"{len(value)} bytes"
+            raise ConfigError(f"libzmq does not take {name}={shown} for {config.label}: {error.strerror}") from None
+    for topic in config.topics:
+        _set(socket, zmq.SUBSCRIBE, topic)
+
+
+def _connect(socket: LeanSocket, config: SocketConfig) -> None:
+    try:
+        socket.connect(config.endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"libzmq cannot connect {config.label}: {error.strerror}") from None
+
+
+def _bind(socket: LeanSocket, config: SocketConfig) -> None:
+    path = _ipc_path(config)
+    if path is not None:
+        if not path.parent.exists():
+            make_private(path.parent)
+        socket.__dict__["_claim"] = Claim(path)
+    try:
+        socket.bind(config.endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise EndpointBusy(
+                f"{config.label}: the endpoint is bound already, by another configuration or another process"
+            ) from None
+        raise ConfigError(f"libzmq cannot bind {config.label}: {error.strerror}") from None
+    if path is not None:
+        os.chmod(path, 0o600)  # libzmq leaves it to the umask
+
+
+def _ipc_path(config: SocketConfig) -> Path | None:
+    transport, _, address = config.endpoint.partition("://")
+    if transport != "ipc" or address.startswith("@") or address == "*":
+        return None
+    return Path(address)
