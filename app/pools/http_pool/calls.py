@@ -130,6 +130,10 @@ class Call:
         json: Any,
         timeout: float | None,
     ) -> None:
+        if not isinstance(config, HTTPConfig):
+            raise TypeError(
+                f"the first argument is an HTTPConfig, as in HTTPConfig('https://h/v1'), not {type(config)}"
+            )
         self.started = time.monotonic()
         self.timeout = config.timeout if timeout is None else timeout
         self.deadline = self.started + self.timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -33,6 +34,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "max_retries", "retry_delay", "max_retry_delay", "max_retry_after", "max_redirects", "circuit_threshold",
 )  # fmt: skip
+_OPTIONAL = ("max_connections", "max_concurrency", "rate_limit")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,7 +119,7 @@ class HTTPConfig:
         put = object.__setattr__
         put(self, "target", parse_base(self.base_url))
         put(self, "origin", self.target.origin)
-        put(self, "headers", MappingProxyType({str(name): str(value) for name, value in self.headers.items()}))
+        put(self, "headers", MappingProxyType({name: _text(value) for name, value in self.headers.items()}))
         put(self, "auth", _seal(self.auth))
         put(self, "proxy", SecretStr(self.proxy) if isinstance(self.proxy, str) else self.proxy)
         put(self, "ca", self.ca_file)
@@ -132,11 +134,15 @@ class HTTPConfig:
         put(self, "_hash", hash(self._key))
 
     def _check(self) -> None:
+        for name in (*_POSITIVE, *_NOT_NEGATIVE, *_OPTIONAL):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+            self._require(name, number or (value is None and name in _OPTIONAL), "must be a number")
         for name in _POSITIVE:
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in _NOT_NEGATIVE:
             self._require(name, getattr(self, name) >= 0, "must not be below 0")
-        for name in ("max_connections", "max_concurrency", "rate_limit"):
+        for name in _OPTIONAL:
             value = getattr(self, name)
             self._require(name, value is None or value > 0, "must be above 0, or None")
         if self.block_private and (self.proxy is not None or self.trust_env):
@@ -186,6 +192,10 @@ class HTTPConfig:
         return f"HTTPConfig({', '.join(shown)})"
 
 
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) else value
+
+
 def _seal(auth: Auth) -> Auth:
     """Return ``auth`` with what is secret in it in a ``SecretStr``."""
     if isinstance(auth, str):
@@ -220,7 +230,7 @@ def beyond_default(headers: Mapping[str, str]) -> dict[str, str] | None:
 def require_method(method: str) -> None:
     """Raise ``ConfigError`` for a method that would be more than a method in the request's first line."""
     if not _TOKEN.fullmatch(method):
-        raise ConfigError(f"{method!r} is no method (RFC 9110, section 9.1)")
+        raise ConfigError(f"{method!r} is no method (RFC 9110, section 9.1); it comes before the path")
 
 
 def require_sendable(headers: Mapping[str, str]) -> None:
@@ -229,7 +239,7 @@ def require_sendable(headers: Mapping[str, str]) -> None:
     The libraries would refuse most of these too, in messages that show the value.
     """
     for name, value in headers.items():
-        if not _TOKEN.fullmatch(name):
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise ConfigError(f"{name!r} is no header's name (RFC 9110, section 5.1)")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             raise ConfigError(

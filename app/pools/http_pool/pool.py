@@ -114,9 +114,9 @@ class HTTPPool(ManagedPool):
         timeout: float | None = None,
     ) -> HTTPResponse:
         """Do what ``request`` does without blocking the event loop."""
+        call = Call(config, method, path, params=params, headers=headers, data=data, json=json, timeout=timeout)
         if config not in self._accounts:
             await self.prepare(config)
-        call = Call(config, method, path, params=params, headers=headers, data=data, json=json, timeout=timeout)
         origin = self.begin(call)
         response: HTTPResponse | None = None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from email.message import Message
 from http.client import responses as _REASONS
@@ -132,7 +133,8 @@ class HTTPResponse(ResponseHead):
             orjson.JSONDecodeError: it is not JSON; a ``ValueError``.
         """
         if self._json is _UNREAD:
-            self._json = orjson.loads(self.content)
+            # RFC 8259, section 8.1: nobody should send a byte order mark, and a reader may ignore it.
+            self._json = orjson.loads(self.content.removeprefix(BOM_UTF8))
         return self._json
 
     @property

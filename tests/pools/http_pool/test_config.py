@@ -30,7 +30,8 @@ def test_a_base_url_that_is_not_plain_is_refused(base_url: str) -> None:
         {"timeout": 0}, {"timeout": -1}, {"max_retries": -1}, {"connect_timeout": 0}, {"max_connections": 0},
         {"rate_limit": 0}, {"max_concurrency": 0}, {"rate_burst": 0}, {"max_response_size": 0}, {"auth": 7},
         {"auth": ("a", "b", "c")}, {"proxy": "socks5://canary@proxy"},
-        {"block_private": True, "proxy": "http://proxy"},
+        {"block_private": True, "proxy": "http://proxy"}, {"timeout": None}, {"timeout": "30"},
+        {"timeout": float("nan")}, {"max_retries": True}, {"rate_limit": "1"}, {"max_connections": 2j},
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused(values: dict[str, object]) -> None:

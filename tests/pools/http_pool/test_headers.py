@@ -29,6 +29,24 @@ async def test_a_value_that_leaves_its_line_is_refused_unseen(
     assert server.seen == []
 
 
+@pytest.mark.parametrize("value", [None, b"canary", ["canary"]])
+async def test_a_value_that_is_no_text_is_refused_unseen(ask: Ask, config: HTTPConfig, value: object) -> None:
+    """A header is text, or in a configuration a number: None is not sent as 'None', nor bytes as "b'...'"."""
+    with pytest.raises(ConfigError, match="X-Key") as caught:
+        HTTPConfig(config.base_url, headers={"X-Key": value})  # type: ignore[dict-item]
+    assert "canary" not in str(caught.value)
+    with pytest.raises(ConfigError, match="X-Key"):
+        await ask(config, "GET", "/echo", headers={"X-Key": value})
+    numbered = HTTPConfig(config.base_url, headers={"X-Key": 7})  # type: ignore[dict-item]
+    assert (await ask(numbered, "GET", "/echo")).json()["headers"]["x-key"] == "7"
+
+
+async def test_a_url_in_place_of_a_configuration_is_explained(ask: Ask, server: MisbehavingServer) -> None:
+    """Whoever gives a URL where a configuration belongs is told what to write."""
+    with pytest.raises(TypeError, match="the first argument is an HTTPConfig"):
+        await ask(server.url, "GET", "/echo")
+
+
 @pytest.mark.parametrize("name", ["X Key", "X:Key", "X\r\nKey", "", "Schl\u00fcssel"])
 async def test_a_name_that_is_none_is_refused(ask: Ask, config: HTTPConfig, name: str) -> None:
     """A header's name is a token."""

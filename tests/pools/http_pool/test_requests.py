@@ -181,6 +181,38 @@ def test_an_evicted_transport_finishes_what_it_serves(server: MisbehavingServer)
         eventually(lambda: server.connected == 0)
 
 
+def test_making_room_kills_nothing(server: MisbehavingServer) -> None:
+    """With room for one transport and three origins in use, streams, sessions, threads and tasks all end well."""
+    with (
+        misbehaving_server() as second,
+        misbehaving_server() as third,
+        HTTPPool(HTTPPoolSettings(max_sessions=1)) as pool,
+    ):
+        configs = [HTTPConfig(each.url, max_retries=0) for each in (server, second, third)]
+
+        def work(i: int) -> None:
+            config = configs[i % 3]
+            for j in range(5):
+                assert pool.request(config, "GET", f"/slow?s=0.002&i={i}-{j}").ok
+                with pool.stream(config, "GET", "/events?n=3&every=0.002") as response:
+                    assert response.read().count(b"token") == 3
+                with pool.session(config) as session:
+                    assert session.get("/slow?s=0.002").ok
+
+        async def tasks(i: int) -> None:
+            for _ in range(5):
+                answers = await asyncio.gather(*(pool.request_async(each, "GET", "/slow?s=0.002") for each in configs))
+                assert all(answer.ok for answer in answers)
+
+        with ThreadPoolExecutor(8) as threads:
+            running = [threads.submit(work, i) for i in range(6)]
+            running += [threads.submit(lambda i=i: asyncio.run(tasks(i))) for i in range(2)]
+            for each in running:
+                each.result(60)
+        assert pool.get_stats()["metrics"]["active_connections"] == 0
+        assert len(pool._transports) == 1
+
+
 def test_an_idle_transport_is_closed(server: MisbehavingServer) -> None:
     """HTTP_POOL_SESSION_TIMEOUT closes a transport that nobody used for as long."""
     with HTTPPool(HTTPPoolSettings(session_timeout=0.1, health_check_interval=0.05)) as pool:

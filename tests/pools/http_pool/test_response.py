@@ -22,6 +22,11 @@ def test_json_data_is_parsed_for_json_types(content_type: str) -> None:
     assert response(b'{"a": [1]}', content_type).json_data == {"a": [1]}
 
 
+def test_a_byte_order_mark_is_ignored() -> None:
+    """JSON behind a byte order mark, as some servers send it, is parsed."""
+    assert response(b'\xef\xbb\xbf{"a": 1}', "application/json").json_data == {"a": 1}
+
+
 def test_json_data_is_none_for_everything_else() -> None:
     """json_data is None for other types and for a broken body; json() parses or raises a ValueError."""
     assert response(b"{}", "text/plain").json_data is None
