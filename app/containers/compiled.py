@@ -43,8 +43,9 @@ def compile_wrapper(function: Callable[..., Any], record: Record) -> Callable[..
         return None
     file = f"{FILE}{record.place}"
     code, source = _compiled(written, file)
-    values = _AsyncValues(record.place) if is_async else _Values(record.place)
-    namespace: dict[str, Any] = {
+    namespace: dict[str, Any] = {}
+    values = (_AsyncValues if is_async else _Values)(record.place, namespace)
+    namespace |= {
         "__name__": function.__module__,
         "__loader__": _Source(source),
         "_inject_function": function,
@@ -54,13 +55,14 @@ def compile_wrapper(function: Callable[..., Any], record: Record) -> Callable[..
         "_inject_absent": ABSENT,
         "_inject_entered": record.calls.entered,
         "_inject_left": record.calls.left,
-        "_inject_enterable": values.enterable,
         "_inject_managed": values.managed,
         "_inject_plain": values.plain,
         "_inject_settled": values.settled,
         "_inject_leave": _leave_async if is_async else _leave,
         "_inject_Lease": Lease,
     }
+    for name in record.reference_injections:
+        namespace[text.kind_name(name)] = None
     for parameter in parameters.values():
         if parameter.default is not Parameter.empty:
             namespace[text.default_name(parameter.name)] = parameter.default
@@ -89,16 +91,15 @@ class _Source:
 class _Values:
     """What one function has learnt about the values and the managers that its providers give."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, place: str, namespace: dict[str, Any]) -> None:
+        self._place = place
+        self._namespace = namespace
         self.plain: set[type] = set()
         """Types of values that are injected as they are."""
-        self.enterable: set[type] = set()
-        """Types of managers that the function can enter."""
 
     def settled(self, value: Any) -> Any:
         """Return what is injected for ``value``, which is no lease."""
-        _add(self.plain, type(value))
+        self._is_plain(type(value))
         return value
 
     def managed(self, parameter: str, manager: Any) -> Any:
@@ -108,9 +109,14 @@ class _Values:
             LeaseKindError: only a coroutine can.
         """
         if not hasattr(type(manager), "__enter__"):
-            raise LeaseKindError(self.place, parameter)
-        _add(self.enterable, type(manager))
+            raise LeaseKindError(self._place, parameter)
+        self._namespace[text.kind_name(parameter)] = type(manager)
         return manager
+
+    def _is_plain(self, kind: type) -> None:
+        if len(self.plain) >= _MOST_TYPES:
+            self.plain.clear()
+        self.plain.add(kind)
 
 
 class _AsyncValues(_Values):
@@ -120,20 +126,14 @@ class _AsyncValues(_Values):
         if is_pending(value):
             return await value
         if not hasattr(type(value), "__await__"):  # another value of this type might be pending
-            _add(self.plain, type(value))
+            self._is_plain(type(value))
         return value
 
     def managed(self, parameter: str, manager: Any) -> Any:
         if not hasattr(type(manager), "__aenter__"):
             return _AsAsync(manager)
-        _add(self.enterable, type(manager))
+        self._namespace[text.kind_name(parameter)] = type(manager)
         return manager
-
-
-def _add(types: set[type], kind: type) -> None:
-    if len(types) >= _MOST_TYPES:
-        types.clear()
-    types.add(kind)
 
 
 def is_pending(value: Any) -> bool:

@@ -12,7 +12,7 @@ For ``async def handle(self, message, db=Provide["databases.main"])`` it is, wit
                 latest, direct, open_db, config_db, give_db = make_plan()
             if direct:
                 manager = open_db(config_db)
-                if type(manager) not in enterable:
+                if type(manager) is not kind_db:
                     manager = managed('db', manager)
                 async with manager as db:
                     return await function(self, message, db)
@@ -179,7 +179,7 @@ class _Text:
         """Open a lease, as something that this kind of function can enter."""
         return [
             f"_inject_manager = {opened}",
-            "if type(_inject_manager) not in _inject_enterable:",
+            f"if type(_inject_manager) is not {kind_name(name)}:",
             f"    _inject_manager = _inject_managed({name!r}, _inject_manager)",
         ]
 
@@ -201,6 +201,11 @@ class _Name:
 def default_name(parameter: str) -> str:
     """Return the name under which the wrapper finds the default of a parameter that is not injected."""
     return f"_inject_default_{parameter}"
+
+
+def kind_name(parameter: str) -> str:
+    """Return the name under which the wrapper finds the type of the manager that ``parameter`` had last."""
+    return f"_inject_kind_{parameter}"
 
 
 def _indented(lines: list[str], depth: int = 1) -> list[str]:

@@ -67,6 +67,7 @@ class Wiring:
         self._attributes: list[wiring.PatchedAttribute] = []
         self._found: Any = None
         self._is_stopping = False
+        self._coroutines_only: dict[Any, bool] = {}
 
     @property
     def running_calls(self) -> int:
@@ -85,6 +86,7 @@ class Wiring:
         """
         complaints: list[str] = []
         self._is_stopping = False
+        self._coroutines_only = {}
         try:
             self._found = wiring.ProvidersMap(self._container)
             for contents in map(_Contents, self._covered()):
@@ -178,17 +180,23 @@ class Wiring:
         record = record_of(function)
         for parameter, marker in record.reference_injections.items():
             if parameter in record.injections:
-                group = record.injections[parameter]
-                if isinstance(group, Named):
-                    one = f"{group.kind}.{next(iter(group.names), 'main')}"
-                    yield f"{_place(function)}, parameter {parameter!r}: {group.kind!r} are many; name one: {one!r}"
-                if not _is_coroutine(function) and needs_coroutine(record.injections[parameter]):
+                bound = record.injections[parameter]
+                if isinstance(bound, Named):
+                    one = f"{bound.kind}.{next(iter(bound.names), 'main')}"
+                    yield f"{_place(function)}, parameter {parameter!r}: {bound.kind!r} are many; name one: {one!r}"
+                if not _is_coroutine(function) and self._needs_coroutine(bound):
                     yield (
                         f"{_place(function)}, parameter {parameter!r}: its provider is asynchronous; "
                         "make the function `async def`"
                     )
                 continue
             yield f"{_place(function)}, parameter {parameter!r}: {self._missing(marker.provider)}"
+
+    def _needs_coroutine(self, provider: Any) -> bool:
+        # Thousands of functions ask for the same few providers.
+        if provider not in self._coroutines_only:
+            self._coroutines_only[provider] = needs_coroutine(provider)
+        return self._coroutines_only[provider]
 
     def _missing(self, wanted: Any) -> str:
         known = names(self._container)
