@@ -222,7 +222,8 @@ class HTTPPool(ManagedPool):
         try:
             entry = transport.adapters.checkout(timeout)
             try:
-                yield LeasedSession(account, entry.resource)
+                with LeasedSession(account, entry.resource) as session:
+                    yield session
             finally:
                 transport.adapters.give_back(entry)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -38,6 +39,7 @@ class SessionAdapter(BaseAdapter):
         super().__init__()
         self._account = account
         self._connections = connections
+        self._bodies: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         """Return the answer that stands, its body still to be read."""
@@ -47,6 +49,7 @@ class SessionAdapter(BaseAdapter):
         else:  # a redirect led here: neither the circuit nor the credentials are this origin's
             response = self._connections.send(request, **options)
         _limit_body(response, config, self._account.origin)
+        self._bodies.add(response.raw)
         return response
 
     def _send_by_the_rules(self, request: requests.PreparedRequest, options: dict[str, Any]) -> requests.Response:
@@ -81,7 +84,9 @@ class SessionAdapter(BaseAdapter):
             origin.call_ended(status, time.monotonic() - call.started, call.retries, 0)
 
     def close(self) -> None:
-        """Do nothing: the connections outlive the session."""
+        """End what was not read; the connections of what was outlive the session."""
+        for body in list(self._bodies):
+            body.close()
 
 
 class _SessionCall(Call):

@@ -8,6 +8,7 @@ import requests
 from app.pools.errors import CircuitOpen, InvalidURL, PoolTimeout
 from app.pools.http_pool import HTTPConfig, HTTPPool
 from tests.support.misbehaving import TLS, MisbehavingServer, misbehaving_server
+from tests.support.waiting import eventually
 
 
 def test_a_session_is_a_real_one_for_its_api(pool: HTTPPool, server: MisbehavingServer) -> None:
@@ -165,3 +166,16 @@ def test_a_session_keeps_rate_and_concurrency(pool: HTTPPool, server: Misbehavin
             session.get("/echo")
     with pool.session(free) as session:
         assert session.get("/echo").ok
+
+
+def test_a_lease_ends_what_was_not_read(pool: HTTPPool, config: HTTPConfig, server: MisbehavingServer) -> None:
+    """A streamed response that is left unread is closed with its lease; one that was read keeps its connection."""
+    with pool.session(config) as session:
+        assert session.get("/echo").ok
+        unread = session.get("/events?n=1&then=hang", stream=True)
+        session.get("/large?size=3000000", stream=True)
+    eventually(lambda: server.connected <= 1)
+    assert unread.raw.closed
+    with pool.session(config) as session:
+        assert session.get("/echo").ok
+    assert pool.get_stats()["metrics"]["active_connections"] == 0
