@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 
 import zmq
 
-from app.pools.core import forks
 from app.pools.core.bucket import NEVER, Bucket, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.settings import ZMQPoolSettings
@@ -33,7 +31,7 @@ from app.pools.zmq_pool.leases import (
 )
 from app.pools.zmq_pool.opening import open_socket
 from app.pools.zmq_pool.outlet import Outlet
-from app.pools.zmq_pool.sentinel import Sentinel
+from app.pools.zmq_pool.sentinel import Sentinel, Sentinels
 from app.pools.zmq_pool.sockets import LeanSocket
 
 log = logging.getLogger(__name__)
@@ -52,6 +50,7 @@ class Desk:
         context: returns the context to open sockets on.
         budget: the cap over all configurations.
         vacate: has other configurations give up the endpoint that this one is to bind, if they do not use it.
+        sentinels: watch the endpoints.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class Desk:
         context: Callable[[], zmq.Context[Any]],
         budget: Budget,
         vacate: Callable[[SocketConfig], bool],
+        sentinels: Sentinels,
     ) -> None:
         self.config = config
         self._context = context
@@ -68,8 +68,8 @@ class Desk:
         self._freed_at = -NEVER
         self.outlet: Outlet | None = None
         self.lease: Callable[[float | None], Lease]
+        self._sentinels = sentinels
         self._sentinel: Sentinel | None = None
-        self._lock = threading.RLock()
         limits = _limits(config, settings)
         if config.socket_type in SENDING:
             outlet = self.outlet = Outlet(config, self._open, attendant)
@@ -134,11 +134,8 @@ class Desk:
 
     def watch(self) -> None:
         """Begin to watch the endpoint, if it can be watched."""
-        if self._sentinel is None and Sentinel.suits(self.config):
-            with self._lock:
-                if self._sentinel is None:
-                    self._sentinel = Sentinel(self._context(), self.config)
-                    attendant.watch(self._sentinel)
+        if self._sentinel is None:
+            self._sentinel = self._sentinels.of(self.config)
 
     @property
     def watched(self) -> bool:
@@ -161,8 +158,6 @@ class Desk:
     def drain(self, deadline: float) -> list[str]:
         """Send what is queued and wait for the leases until ``deadline``; return who still holds one."""
         holders = self.bucket.drain(deadline - time.monotonic())
-        if self._sentinel is not None:
-            attendant.dismiss(self._sentinel)
         if self.outlet is not None:
             dropped = self.outlet.close(deadline)
             if dropped:
@@ -188,7 +183,6 @@ class Desk:
     def forget_after_fork(self) -> None:
         """Leave the parent's sockets alone."""
         self.bucket.forget_after_fork()
-        forks.bury(self._sentinel)
 
 
 def _lease_for(config: SocketConfig) -> type[SharedLease]:

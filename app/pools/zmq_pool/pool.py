@@ -31,6 +31,7 @@ from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Frames, Outlet
 from app.pools.zmq_pool.pipeline import pipeline
+from app.pools.zmq_pool.sentinel import Sentinels
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class ZMQPool(ManagedPool):
         # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
         self._multiplexers: dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexer]] = {}
         self._budget = Budget(self.settings.max_total_connections)
+        self._sentinels = Sentinels(lambda: self.context)
 
     # Leases
 
@@ -275,7 +277,7 @@ class ZMQPool(ManagedPool):
             desk = self._desks.get(config)
             if desk is None:
                 desk = self._desks[config] = Desk(
-                    config, self.settings, lambda: self.context, self._budget, self._vacate
+                    config, self.settings, lambda: self.context, self._budget, self._vacate, self._sentinels
                 )
                 self._hold_back(desk.bucket)
             return desk
@@ -306,6 +308,7 @@ class ZMQPool(ManagedPool):
             self._multiplexers = {}
         holders = [holder for desk in desks.values() for holder in desk.drain(deadline)]
         holders += [line for each in multiplexers for line in _end(each, deadline)]
+        self._sentinels.dismiss()
         with self._lock:
             context, self._context = self._context, None
         if context is not None:
@@ -330,6 +333,7 @@ class ZMQPool(ManagedPool):
         super().forget_after_fork()
         for desk in self._desks.values():
             desk.forget_after_fork()
+        self._sentinels.forget_after_fork()
         forks.bury(self._desks, self._multiplexers)
         self._desks, self._publish, self._push = {}, {}, {}
         self._multiplexers = {}

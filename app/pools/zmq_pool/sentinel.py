@@ -10,15 +10,22 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 import time
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import zmq
 
+from app.pools.core import forks
+from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.opening import open_idle
 
 _UNOBTRUSIVE = frozenset({SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH})
+
+# What says who connects, and by which way.
+_IDENTITY = ("CURVE_", "GSSAPI_", "PLAIN_", "SOCKS_")
 
 _FAILED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed; with CURVE, the server's key may be another one",
@@ -106,3 +113,46 @@ class Sentinel:
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(0)
+
+
+class Sentinels:
+    """The sentinels of a pool: one for each endpoint, however many configurations lead there.
+
+    Those that differ in who they are (keys, credentials, a proxy) have sentinels of their own, because one may be
+    refused where the other is not.
+
+    Args:
+        context: returns the context to open sockets on.
+    """
+
+    def __init__(self, context: Callable[[], zmq.Context[Any]]) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._all: dict[Hashable, Sentinel] = {}
+
+    def of(self, config: SocketConfig) -> Sentinel | None:
+        """Return the sentinel of a configuration's endpoint; ``None`` for one that cannot be watched."""
+        if not Sentinel.suits(config):
+            return None
+        identity = tuple(each for each in config.libzmq_options().items() if each[0].startswith(_IDENTITY))
+        key = (config.endpoint, config.socket_type, identity)
+        context = self._context()
+        with self._lock:
+            sentinel = self._all.get(key)
+            if sentinel is None:
+                sentinel = self._all[key] = Sentinel(context, config)
+                attendant.watch(sentinel)
+            return sentinel
+
+    def dismiss(self) -> None:
+        """Close all of them."""
+        with self._lock:
+            sentinels, self._all = self._all, {}
+        for sentinel in sentinels.values():
+            attendant.dismiss(sentinel)
+
+    def forget_after_fork(self) -> None:
+        """Leave the parent's sockets alone."""
+        forks.bury(self._all)
+        self._lock = threading.Lock()
+        self._all = {}

@@ -211,3 +211,25 @@ def test_an_endpoint_that_comes_and_goes_is_seen_without_sending(pool, free_endp
         context.term()
         eventually(lambda: pool.health()["endpoints"][free_endpoint] is False)
     assert 1 == pool.get_stats()["pools"][label]["reconnects"]
+
+
+def test_an_endpoint_is_watched_once(pool, free_endpoint):
+    """Configurations that differ in times and options share the one watch of their endpoint."""
+    context = zmq.Context()
+    server = context.socket(zmq.ROUTER)
+    server.linger = 0
+    connected = server.get_monitor_socket(zmq.EVENT_ACCEPTED)
+    server.bind(free_endpoint)
+    configs = [SocketConfig(SocketType.REQ, free_endpoint, receive_timeout=n + 1) for n in range(5)]
+    for config in configs:
+        with pool.socket(config):
+            eventually(lambda config=config: pool.get_stats()["pools"][config.label]["endpoint_up"])
+    accepted = 0
+    while connected.poll(200):
+        connected.recv_multipart()
+        accepted += 1
+    assert len(configs) + 1 == accepted
+    server.disable_monitor()
+    connected.close(0)
+    server.close(0)
+    context.term()
