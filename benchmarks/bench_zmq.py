@@ -338,15 +338,15 @@ def asynchronous(scale: int) -> Iterator[Figure]:
 async def lost(pool: ZMQPool, endpoint: str, total: int) -> Figure:
     """Count the replies that a default REP server's queue drops, with 3,000 requests in flight."""
     config = SocketConfig(SocketType.REQ, endpoint, receive_timeout=60)
-    missing = 0
+    missing, each = 0, -(-total // 3000)
 
     async def one() -> None:
         nonlocal missing
-        for _ in range(total // 3000):
+        for _ in range(each):
             missing += await pool.request_async(config, BODY) != BODY
 
     await asyncio.gather(*(one() for _ in range(3000)))
-    return Figure(f"replies lost of {total // 3000 * 3000:,}, 3,000 in flight", missing, 0, at_least=False, unit="")
+    return Figure(f"replies lost of {each * 3000:,}, 3,000 in flight", missing, 0, at_least=False, unit="")
 
 
 def publishing(scale: int) -> Iterator[Figure]:
