@@ -200,8 +200,9 @@ def _close_without_loop(raw: Any) -> None:
     transport = raw._transport
     inner = getattr(transport, "_ssl_protocol", None)
     transport = getattr(inner, "_transport", None) or transport
-    bare, transport._sock = getattr(transport, "_sock", None), None
-    if bare is not None:
+    bare = getattr(transport, "_sock", None)
+    if bare is not None:  # uvloop's transports have none: such a loop closes its sockets with itself
+        transport._sock = None
         bare.close()
     with suppress(RuntimeError, AttributeError):  # marks it as closed, then finds the loop closed or the socket gone
         raw.terminate()

@@ -19,6 +19,28 @@ def test_a_pool_is_asked_and_given_back_records() -> None:
     assert "_do_return_conn" in inspect.getsource(Pool._return_conn)
 
 
+def test_a_pool_makes_its_records_by_a_method_of_its_own() -> None:
+    """_create_connection() returns a record, and nothing but the pool itself calls it; _dialect is the engine's."""
+    assert list(inspect.signature(Pool._create_connection).parameters) == ["self"]
+    assert "_ConnectionRecord(self)" in inspect.getsource(Pool._create_connection)
+    assert "_create_connection" not in inspect.getsource(base._ConnectionRecord)
+    engine = create_engine("sqlite://")
+    assert engine.pool._dialect is engine.dialect
+    engine.dispose()
+
+
+def test_a_record_connects_as_it_is_made_and_reconnects_after_an_invalidation() -> None:
+    """_ConnectionRecord(pool) has the driver's connection at once, under the public names that the pool reads."""
+    engine = create_engine("sqlite://")
+    record = base._ConnectionRecord(engine.pool)
+    assert record.driver_connection is record.dbapi_connection is not None
+    assert record._is_hard_or_soft_invalidated() is False
+    record.invalidate(soft=True)
+    assert record._is_hard_or_soft_invalidated() is True
+    record.close()
+    engine.dispose()
+
+
 def test_a_record_knows_whether_it_was_invalidated() -> None:
     """_is_hard_or_soft_invalidated() is there, and _is_asyncio says which kind of pool it is."""
     assert callable(base._ConnectionRecord._is_hard_or_soft_invalidated)

@@ -1,0 +1,102 @@
+"""asyncpg under the pool: the private names that the driver relies on, and event loops that end or are not asyncio's."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+import tests.support
+from app.pools.errors import QueryTimeout
+from app.pools.sql_pool import DatabaseConfig, SQLPool
+from app.pools.sql_pool.embedded import EmbeddedPostgres
+from tests.support.chaos import Proxy
+from tests.support.waiting import eventually
+
+TLS = Path(tests.support.__file__).parent / "tls"
+
+
+def backends(server: EmbeddedPostgres) -> int:
+    """Return how many server processes serve the pool."""
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'poolwire'"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        found: int = connection.execute(count).fetchall()[0][0]
+    return found
+
+
+async def test_a_connection_knows_its_transport_and_its_loop(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """_transport has the socket, also in its own _sock, and _loop is the loop that the connection was made in."""
+    async with pool.connection(postgres) as connection:
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        transport = raw._transport
+        assert transport.get_extra_info("socket").fileno() == transport._sock.fileno()
+        assert raw._loop is asyncio.get_running_loop()
+    await pool.stop_async()
+
+
+async def test_an_encrypted_connection_has_its_bare_transport_inside(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """_ssl_protocol leads from the encrypted transport to the one that has the socket."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.pem")
+    assert postgres.port is not None
+    with Proxy(postgres.port, context) as proxy:
+        async with pool.connection(replace(postgres, port=proxy.port, sslmode="require")) as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+            outer = raw._transport
+            assert outer._ssl_protocol._transport._sock.fileno() == outer.get_extra_info("socket").fileno()
+        await pool.stop_async()
+
+
+def use_in_loops(pool: SQLPool, config: DatabaseConfig) -> None:
+    for number in range(3):
+        loop = asyncio.new_event_loop()
+        found = loop.run_until_complete(pool.execute_query_async(config, "SELECT ?::int", (number,)))
+        loop.close()
+        assert found == [(number,)]
+    pool.sweep()
+
+
+def test_connections_of_a_closed_loop_are_closed_on_the_server(
+    pool: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres
+) -> None:
+    """They end with it, and the next loop gets its own."""
+    use_in_loops(pool, postgres)
+
+    eventually(lambda: backends(postgres_server) == 0)
+    assert pool.get_stats()["metrics"]["total_connections"] == 0
+
+
+def test_a_loop_of_another_make_serves_as_well(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """Queries, leases, timeouts and the pool's stop work in uvloop's event loop."""
+    uvloop = pytest.importorskip("uvloop")  # nothing of ours needs it
+
+    async def use() -> None:
+        assert await pool.execute_query_async(postgres, "SELECT ?::int", (7,)) == [(7,)]
+        async with pool.transaction(postgres) as connection:
+            assert (await connection.execute(text("SELECT 8"))).scalar() == 8
+        with pytest.raises(QueryTimeout):
+            await pool.execute_query_async(postgres, "SELECT pg_sleep(60)", timeout=0.1)
+        await pool.stop_async()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(use())
+
+
+def test_encrypted_connections_of_a_closed_loop_are_closed_on_the_server(
+    pool: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres
+) -> None:
+    """TLS does not keep a connection whose event loop is no more."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.pem")
+    assert postgres.port is not None
+    with Proxy(postgres.port, context) as proxy:
+        use_in_loops(pool, replace(postgres, port=proxy.port, sslmode="require"))
+
+        eventually(lambda: backends(postgres_server) == 0)
