@@ -478,3 +478,80 @@ def test_a_server_without_free_connections_still_serves_those_that_are_open(frai
     finally:
         for connection in taken:
             connection.close()
+
+
+def test_a_disconnect_makes_every_idle_connection_suspect(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one connection was lost, each that was idle then is asked once before its next use, and no more."""
+    fill(pool, frail)
+    side = pool._sync(frail)
+    asked: list[object] = []
+    ping = side.bucket._ping
+    assert ping is not None
+    monkeypatch.setattr(side.bucket, "_ping", lambda record: asked.append(record) or ping(record))
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(pool.execute_query, frail, IN_FLIGHT)
+        eventually(lambda: len(backends(frail_server, "query LIKE '%pg_sleep(30)%' AND state = 'active'")) == 1)
+        kill_backends(frail_server, "query LIKE '%pg_sleep(30)%' AND state = 'active'")
+        with pytest.raises(DatabaseUnavailable):
+            call.result(20)
+    assert asked == []
+
+    for _ in range(2):
+        fill(pool, frail)
+
+    assert len(asked) == len(set(asked)) == CONNECTIONS - 1
+
+
+def test_a_connection_is_asked_only_after_long_idleness(
+    pool: SQLPool, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A healthy connection costs no round trip; one that was idle for PING_AFTER seconds is asked, also by sweeps."""
+    side = pool._sync(frail)
+    asked: list[object] = []
+    ping = side.bucket._ping
+    assert ping is not None
+    monkeypatch.setattr(side.bucket, "_ping", lambda record: asked.append(record) or ping(record))
+    for _ in range(50):
+        pool.execute_query(frail, "SELECT 1")
+    assert asked == []
+
+    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    pool.execute_query(frail, "SELECT 1")
+    assert len(asked) == 1
+    pool.sweep()
+    assert len(asked) >= 2
+
+
+def test_a_notice_does_not_cost_a_connection(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
+) -> None:
+    """What the server sends unasked makes a connection readable: it is asked, found healthy, and used on."""
+    before = pool.execute_query(frail, "SELECT pg_backend_pid()")
+    pool.execute_query(frail, "LISTEN news")
+    with psycopg.connect(frail_server.url(), autocommit=True) as connection:
+        connection.execute("NOTIFY news, 'hello'")
+
+    assert pool.execute_query(frail, "SELECT pg_backend_pid()") == before
+
+
+async def test_nothing_is_done_twice_for_a_task_either(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
+) -> None:
+    """With asyncio too, retry="read" runs a lost SELECT again, and nothing else is ever repeated."""
+    slow_once = "SELECT CASE WHEN pg_try_advisory_lock(8) THEN 'waited' ELSE 'fast' END FROM pg_sleep(?)"
+
+    async def kill(where: str) -> None:
+        deadline = time.monotonic() + 20
+        while not await asyncio.to_thread(kill_backends, frail_server, where):
+            assert time.monotonic() < deadline
+
+    call = asyncio.create_task(pool.execute_query_async(frail, slow_once, (1,), retry="read"))
+    await kill("query LIKE '%advisory%' AND state = 'active'")
+    assert await call == [("waited",)]
+    call = asyncio.create_task(pool.execute_query_async(frail, slow_once, (30,)))
+    await kill("query LIKE '%advisory%' AND state = 'active'")
+    with pytest.raises(DatabaseUnavailable):
+        await call
+    await pool.stop_async()

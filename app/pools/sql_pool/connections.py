@@ -289,6 +289,7 @@ class ConnectionBucket(Bucket[Record]):
         """Give a new connection to the one who has waited longest."""
         try:
             entry = self._admit(record, missed=1)
+            entry.idle_since = time.monotonic()  # it worked just now: its first borrower need not ask
         except PoolClosed:
             self._leave()
             return

@@ -1,4 +1,4 @@
-"""asyncpg under the pool: the private names that the driver relies on, and event loops that end or are not asyncio's."""
+"""asyncpg under the pool: the private names that the driver relies on, and event loops that end or are others."""
 
 from __future__ import annotations
 
