@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import threading
-from types import TracebackType
-from typing import Self
+
+from tests.support.tcp_server import TCPServer
 
 _READY = b"Z"
 _IDLE = b"I"
@@ -21,7 +20,7 @@ _CANCEL_REQUEST = 80877102
 _TLS_REQUEST = 80877103
 
 
-class TransactionPooler:
+class TransactionPooler(TCPServer):
     """Shares the server connections of all clients between them, transaction by transaction.
 
     Args:
@@ -29,48 +28,11 @@ class TransactionPooler:
     """
 
     def __init__(self, port: int) -> None:
-        self._target = port
-        self._ready = threading.Event()
+        super().__init__(port)
         # First in, first out: so that clients meet each other's sessions soon.
         self._free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-        self._served: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-        self._turn = 0
-        self.port = 0
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(10)
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stopped.wait()
-        server.close()
-        for task in self._served:
-            task.cancel()
-        await asyncio.gather(*self._served, return_exceptions=True)
-        for writer in self._writers:
-            writer.transport.abort()
-        for _ in range(3):
-            await asyncio.sleep(0)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._served.add(task)
-        self._writers.append(writer)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._log_in(reader, writer)
             while True:
@@ -84,7 +46,6 @@ class TransactionPooler:
         except (asyncio.IncompleteReadError, OSError):
             pass  # the client has gone
         finally:
-            self._served.discard(task)
             writer.close()
 
     async def _log_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,8 +59,7 @@ class TransactionPooler:
             if code != _TLS_REQUEST:
                 break
             writer.write(b"N")
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers.append(server_writer)
+        server_reader, server_writer = await self._open_target()
         server_writer.write(head + body)
         await self._transaction(reader, writer, server_reader, server_writer, awaited=1)
         await self._free.put((server_reader, server_writer))
