@@ -97,7 +97,7 @@ async def test_a_start_that_hangs_at_any_position_stops_what_had_started(positio
         container = chain(Stubborn)
         getattr(container, PARTS[position])().failing["hang in start"] = OSError()
         log = container.log()
-        lifecycle = Lifecycle(container, start_timeout=0.05)
+        lifecycle = Lifecycle(container, start_timeout=0.25)
 
         with pytest.raises(StartTimeoutError, match=f"{PARTS[position]} did not start within"):
             await lifecycle.__aenter__() if asynchronous else lifecycle.__enter__()
@@ -146,8 +146,9 @@ async def test_a_stop_that_hangs_is_left_behind_at_the_deadline(position: int) -
 
         assert any(isinstance(error, StopTimeoutError) for error in caught.value.exceptions)
         assert PARTS[position] in str(caught.value.exceptions)
-        assert set(PARTS) == {line.split()[1] for line in log if line.startswith("stop")}
         assert waited < 20
+        # A thread that was slow to begin is no failure.
+        await eventually_async(lambda log=log: set(PARTS) == {each.split()[1] for each in log if "stop" in each})
 
 
 def test_an_interrupt_does_not_keep_the_rest_up() -> None:
