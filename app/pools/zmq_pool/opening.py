@@ -11,10 +11,11 @@ import zmq
 from zmq.backend import Socket as _Backend
 
 from app.pools.errors import ConfigError, EndpointBusy
+from app.pools.zmq_pool.asking import DealerSocket, RequestSocket
 from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.endpoints import make_private
-from app.pools.zmq_pool.sockets import DealerSocket, LeanSocket, ReplySocket, RequestSocket
+from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
 
 _set: Any = _Backend.set  # below the sockets' own, which takes note of changes
 

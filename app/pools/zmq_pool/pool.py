@@ -120,6 +120,7 @@ class ZMQPool(ManagedPool):
             UnexpectedReply: the reply has more than one frame.
         """
         _expect(config, SocketType.REQ)
+        _check_body(body)
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.socket(config, timeout) as socket:
             if deadline is not None:
@@ -264,7 +265,9 @@ class ZMQPool(ManagedPool):
             if desk.watched:
                 endpoints[desk.config.endpoint] = desk.up
                 if desk.up is False:
-                    health["reasons"].append(f"{desk.config.endpoint} is down: {desk.trouble()}")
+                    reason = f"{desk.config.endpoint} is down: {desk.trouble()}"
+                    if reason not in health["reasons"]:  # several configurations may lead to one endpoint
+                        health["reasons"].append(reason)
         return {"healthy": not health["reasons"], "reasons": health["reasons"], "endpoints": endpoints}
 
     # Keys
@@ -344,6 +347,11 @@ class ZMQPool(ManagedPool):
 def _expect(config: SocketConfig, kind: SocketType) -> None:
     if config.socket_type is not kind:
         raise TypeError(f"a {kind.name} configuration is needed here, not {config.label}")
+
+
+def _check_body(body: object) -> None:
+    if isinstance(body, str):
+        raise TypeError("a request must be bytes, not str; encode it first")
 
 
 def _end(multiplexer: Multiplexer, deadline: float) -> list[str]:

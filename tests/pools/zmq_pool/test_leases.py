@@ -140,6 +140,12 @@ def test_no_peer_is_not_sent_and_no_answer_is_no_reply(pool, free_endpoint):
             pool.request(SocketConfig(SocketType.REQ, endpoint), b"a", timeout=0.2)
 
 
+def test_a_request_of_text_is_refused_by_the_call_that_made_it(pool, free_endpoint):
+    """A request is bytes; text is refused at once, whoever listens."""
+    with pytest.raises(TypeError, match="must be bytes, not str"):
+        pool.request(SocketConfig(SocketType.REQ, free_endpoint), "text")
+
+
 def test_the_cap_holds(pool):
     """The fourth of four lessees is refused when three may be out, and told who holds them."""
     with replier() as endpoint:

@@ -1,0 +1,241 @@
+"""The sockets that ask: REQ and DEALER, of which the next lessee must not be handed somebody else's reply."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+from zmq.backend import Socket as _Backend
+
+from app.pools.zmq_pool.config import FOREVER, SocketConfig
+from app.pools.zmq_pool.sockets import LeanSocket
+from app.pools.zmq_pool.timeouts import ReplyLost
+from app.pools.zmq_pool.trace import BEGUN, MORE_IN, RECEIVED, SENT
+
+_send: Any = _Backend.send
+_recv: Any = _Backend.recv
+_get: Any = _Backend.get
+_set: Any = _Backend.set
+
+_SNDMORE = int(zmq.SNDMORE)
+_NOBLOCK = int(zmq.NOBLOCK)
+_RCVMORE = int(zmq.RCVMORE)
+_RCVTIMEO = int(zmq.RCVTIMEO)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+
+_LOOK_EVERY = 0.2
+"""Seconds after which a receive that waits looks whether the endpoint is down."""
+
+
+class RequestSocket(LeanSocket):
+    """A REQ: spoiled by a request without its reply, which the next lessee would be handed.
+
+    The calls that most requests consist of are written out, because on a local socket each call inside another one
+    shows. Nor do they ask whether a reply has more frames, which costs more than the receive: frames that a lessee
+    left unread make libzmq refuse the next one's request, and are thrown away then. To a receive before the first
+    send they would look like a reply, so that is refused here.
+
+    libzmq would wait for the reply of a server that is gone until the time limit. So it is told a short one, and
+    between two of them the endpoint's sentinel is asked.
+    """
+
+    _patience: float
+    """How many seconds a receive may wait in all; 0 where libzmq keeps the limit."""
+
+    _spoiled = LeanSocket._spoiled | SENT
+
+    def reusable(self) -> bool:
+        """Say whether the lessee left the socket as it was given, and make it as new."""
+        trace = self._trace
+        if trace[0] == RECEIVED:
+            trace[0] = 0
+            return True
+        return super().reusable()
+
+    def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
+        """Send one frame, as ``zmq.Socket.send`` does."""
+        trace = self._trace
+        if flags or draft or trace[0] & ~RECEIVED:
+            return self._send_with_care(super().send, data, flags, copy, track, **draft)
+        try:
+            sent = _send(self, data, 0, copy, track)
+        except zmq.Again:
+            raise self.not_sent() from None
+        except zmq.ZMQError:
+            return self._send_with_care(super().send, data, flags, copy, track)
+        trace[0] = SENT
+        return sent
+
+    def send_string(self, u: str, flags: int = 0, copy: bool = True, encoding: str = "utf-8", **draft: Any) -> Any:
+        """Send ``u`` as one frame, as ``zmq.Socket.send_string`` does."""
+        trace = self._trace
+        if flags or draft or trace[0] & ~RECEIVED or u.__class__ is not str:
+            return super().send_string(u, flags, copy, encoding, **draft)
+        try:
+            sent = _send(self, u.encode(encoding), 0, copy, False)
+        except zmq.Again:
+            raise self.not_sent() from None
+        except zmq.ZMQError:
+            return super().send_string(u, flags, copy, encoding)
+        trace[0] = SENT
+        return sent
+
+    def send_multipart(
+        self, msg_parts: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False, **draft: Any
+    ) -> Any:
+        """Send a message of several frames, as ``zmq.Socket.send_multipart`` does."""
+        return self._send_with_care(super().send_multipart, msg_parts, flags, copy, track, **draft)
+
+    def _send_with_care(self, send: Callable[..., Any], *arguments: Any, **draft: Any) -> Any:
+        """Send; a refusal because the last lessee left frames unread is not this one's."""
+        try:
+            return send(*arguments, **draft)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EFSM or self._trace[0] & BEGUN or not self._skip_frames():
+                raise
+        return send(*arguments, **draft)
+
+    def _skip_frames(self) -> bool:
+        """Throw away what is left of a message. Returns whether there was anything."""
+        left = bool(_get(self, _RCVMORE))
+        while _get(self, _RCVMORE):
+            _recv(self, _NOBLOCK)
+        return left
+
+    def be_watchful(self) -> None:
+        """Have receives look, now and then, whether the endpoint is down."""
+        if not self.config.bind and not self.config.endpoint.startswith("inproc:"):
+            limit = int(_get(self, _RCVTIMEO))
+            self._wait_at_most(FOREVER if limit < 0 else limit / 1000)
+
+    def _wait_at_most(self, seconds: float) -> None:
+        self.__dict__["_patience"] = seconds
+        _set(self, _RCVTIMEO, max(0, int(1000 * min(seconds, _LOOK_EVERY))))
+
+    def settle_timeouts(self, send: float, receive: float) -> None:
+        """Set both time limits, in seconds, until the end of the lease."""
+        super().settle_timeouts(send, receive)
+        if self._patience:
+            self._wait_at_most(receive)
+
+    def _restore_time_limits(self) -> None:
+        super()._restore_time_limits()
+        self.be_watchful()
+
+    def set(self, option: int, optval: int | bytes) -> None:
+        """Set an option, as ``zmq.Socket.set`` does; the socket is given up afterwards, time limits excepted."""
+        super().set(option, optval)
+        if option == _RCVTIMEO:
+            self.__dict__["_patience"] = 0.0
+
+    setsockopt = set
+
+    def get(self, option: int) -> Any:
+        """Return an option, as ``zmq.Socket.get`` does."""
+        if option == _RCVTIMEO and self._patience:
+            return -1 if self._patience == FOREVER else int(1000 * self._patience)
+        return _get(self, option)
+
+    getsockopt = get
+
+    def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
+        if flags & _NOBLOCK or self._patience <= _LOOK_EVERY:
+            raise self.not_received(flags, again) from None
+        deadline = time.monotonic() - _LOOK_EVERY + self._patience
+        was_down = False
+        while (left := deadline - time.monotonic()) > 0:
+            _set(self, _RCVTIMEO, max(1, int(1000 * min(left, _LOOK_EVERY))))
+            with contextlib.suppress(zmq.Again):
+                reply = _recv(self, flags, copy, track)
+                _set(self, _RCVTIMEO, int(1000 * _LOOK_EVERY))
+                return reply
+            # Twice, for the sentinel may have lost a connection that this socket has not, and get it back.
+            why = self.__dict__["diagnose"]()
+            if why and was_down:
+                raise ReplyLost(self.config.endpoint, why) from None
+            was_down = bool(why)
+        raise self.not_received(flags, again) from None
+
+    def _expect_request(self) -> None:
+        """Refuse a receive before the first send."""
+        if not self._trace[0] & BEGUN:
+            raise zmq.ZMQError(zmq.EFSM)
+
+    def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
+        """Receive one frame, as ``zmq.Socket.recv`` does."""
+        trace = self._trace
+        if flags or not copy or trace[0] != SENT:
+            self._expect_request()
+            return super().recv(flags, copy, track)
+        try:
+            body = _recv(self, 0, True, False)
+        except zmq.Again as again:
+            body = self._receive_late(0, again, True, False)
+        trace[0] = RECEIVED
+        return body
+
+    def recv_string(self, flags: int = 0, encoding: str = "utf-8") -> str:
+        """Receive one frame as text, as ``zmq.Socket.recv_string`` does."""
+        trace = self._trace
+        if flags or trace[0] != SENT:
+            return super().recv_string(flags, encoding)
+        try:
+            body: bytes = _recv(self, 0, True, False)
+        except zmq.Again as again:
+            body = self._receive_late(0, again, True, False)
+        trace[0] = RECEIVED
+        return body.decode(encoding)
+
+    def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
+        """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
+        self._expect_request()
+        return super().recv_multipart(flags, copy, track)
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""
+        self._expect_request()
+        return super().recv_into(*args, **kwargs)
+
+
+class DealerSocket(LeanSocket):
+    """A DEALER: spoiled unless as many messages came in as went out, and none is waiting."""
+
+    def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
+        super().__init__(context, kind, config)
+        self.__dict__["_trace"] = [0, 0]
+
+    def reusable(self) -> bool:
+        """Say whether the lessee left the socket as it was given, and make it as new."""
+        trace = self._trace
+        unanswered, trace[1] = trace[1], 0
+        return super().reusable() and not unanswered and not _get(self, _EVENTS) & _POLLIN
+
+    def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
+        """Send one frame, and count the message it completes."""
+        sent = super().send(data, flags, copy, track, **draft)
+        self._trace[1] += not flags & _SNDMORE
+        return sent
+
+    def send_multipart(
+        self, msg_parts: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False, **draft: Any
+    ) -> Any:
+        """Send a message of several frames, and count it."""
+        sent = super().send_multipart(msg_parts, flags, copy, track, **draft)
+        self._trace[1] += not draft and not flags & _SNDMORE
+        return sent
+
+    def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
+        """Receive one frame, and count the message it completes."""
+        received = super().recv(flags, copy, track)
+        self._trace[1] -= not self._trace[0] & MORE_IN
+        return received
+
+    def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
+        """Receive all frames of a message, and count it."""
+        frames = super().recv_multipart(flags, copy, track)
+        self._trace[1] -= 1
+        return frames

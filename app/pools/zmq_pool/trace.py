@@ -1,0 +1,17 @@
+"""What a leased socket has been through since its checkout, as bits; 0 is "as new"."""
+
+SENT = 1
+"""The last message went out."""
+RECEIVED = 2
+"""The last message came in."""
+MORE_OUT = 4
+"""Frames were sent of a message that is not complete."""
+MORE_IN = 8
+"""Frames are left of a message that was received."""
+RETIMED = 16
+"""The time limits were set, which are restored."""
+CHANGED = 32
+"""Other options or connections than the configuration names, or closed."""
+
+BEGUN = SENT | RECEIVED | MORE_OUT
+"""The lessee has begun to use it."""
