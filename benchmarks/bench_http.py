@@ -28,6 +28,11 @@ THREADS = (1, 8, 32)
 IN_FLIGHT = (1, 100, 500)
 
 
+def _kept(connections: int) -> httpx.Limits:
+    # By default httpx ends what was idle for 5 s, which its threads do to each other's connections after a pause.
+    return httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=600)
+
+
 class Hot:
     """Everything that stays open between the calls of the contenders."""
 
@@ -40,7 +45,7 @@ class Hot:
         context = ssl.create_default_context(cafile=where.authorities)
         secure: dict[str, Any] = {"ssl_context": context} if url.startswith("https") else {}
         self._urllib3 = urllib3.connection_from_url(url, maxsize=max(THREADS), block=True, **secure)
-        self._httpx = httpx.Client(verify=context, limits=httpx.Limits(max_connections=max(THREADS)))
+        self._httpx = httpx.Client(verify=context, limits=_kept(max(THREADS)))
 
     def ours(self) -> object:
         return self.pool.request(self.config, "GET", "/item").json()
@@ -151,7 +156,7 @@ def asynchronous(where: Addresses, pool: HTTPPool, scale: int) -> list[Figure]:
             config = HTTPConfig(url, ca=where.authorities, max_connections=max(IN_FLIGHT))
             session = runner.run(_session(context))
             # httpx looks at every request in flight for each new one: above 100 it would take up most of the run.
-            client = httpx.AsyncClient(verify=context, timeout=30, limits=httpx.Limits(max_connections=100))
+            client = httpx.AsyncClient(verify=context, timeout=30, limits=_kept(100))
 
             async def ours(config: HTTPConfig = config) -> object:
                 return (await pool.request_async(config, "GET", "/item")).json()
