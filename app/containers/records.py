@@ -61,7 +61,7 @@ class Record(wiring.PatchedCallable):
         self.place = f"{function.__module__}.{function.__qualname__}"
         """Module and name, for errors."""
         self.calls = Calls()
-        self._unplanned = (None, False, *(None,) * (3 * len(markers)))
+        self._unplanned = (None, False, (), *(None,) * (2 * len(markers)))
         self.plan: tuple[Any, ...] = self._unplanned
         """What the next call does, as ``make_plan`` says. Out of date unless it begins with ``changes.latest``."""
         super().__init__(None, function, markers, closing)
@@ -104,20 +104,21 @@ class Record(wiring.PatchedCallable):
         """Look the providers up, and remember and return what a call does with them.
 
         Returns:
-            the mark under which it holds; whether each parameter is a lease that can be opened directly; then for
-            each parameter the pool's method and the configuration that together open its lease, or ``None`` twice,
-            and what to call for a value or for a ``Lease``.
+            the mark under which it holds; whether each parameter is a lease that can be opened directly; for each
+            parameter what to call for a value or for a ``Lease``; then for each parameter the pool's method and the
+            configuration that together open its lease, or ``None`` twice.
         """
         latest = changes.latest
-        steps = [self._step(self.provider(parameter)) for parameter in self.reference_injections]
-        plan = (latest, all(opener for opener, _, _ in steps), *itertools.chain.from_iterable(steps))
+        gives = tuple(self.provider(parameter) for parameter in self.reference_injections)
+        openers = [self._opener(provider) for provider in gives]
+        plan = (latest, all(opener for opener, _ in openers), gives, *itertools.chain.from_iterable(openers))
         self.plan = plan
         return plan
 
     @staticmethod
-    def _step(provider: Any) -> tuple[Any, Any, Any]:
+    def _opener(provider: Any) -> tuple[Any, Any]:
         opener = provider.opener() if type(provider) is LeaseProvider else None
-        return (None, None, provider) if opener is None else (opener, provider.config, provider)
+        return (None, None) if opener is None else (opener, provider.config)
 
     def provider(self, parameter: str) -> Callable[[], Any]:
         """Return what gives the value of ``parameter``, or raises the error that says why there is none."""

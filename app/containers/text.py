@@ -7,9 +7,9 @@ For ``async def handle(self, message, db=Provide["databases.main"])`` it is, wit
         try:
             if db is not ABSENT:
                 return await function(self, message, db)
-            latest, direct, open_db, config_db, give_db = record.plan
+            latest, direct, gives, open_db, config_db = record.plan
             if latest is not changes.latest:
-                latest, direct, open_db, config_db, give_db = make_plan()
+                latest, direct, gives, open_db, config_db = make_plan()
             if direct:
                 manager = open_db(config_db)
                 if type(manager) is not kind_db:
@@ -92,7 +92,7 @@ class _Text:
             *_indented(self._open_directly(name)),
             f"    {self._async}with _inject_manager as {name}:",
             f"        return {self._call}",
-            f"{name} = _inject_give_{name}()",
+            f"{name} = _inject_gives[0]()",
             f"if type({name}) not in _inject_plain:",
             f"    if type({name}) is _inject_Lease:",
             *_indented(self._open_lease(name), 2),
@@ -107,8 +107,8 @@ class _Text:
         return [*self._plan(), *self._all_leases(), *self._mixed()]
 
     def _plan(self) -> list[str]:
-        steps = [f"_inject_{part}_{name}" for name in self._injected for part in ("open", "config", "give")]
-        plan = ", ".join(["_inject_latest", "_inject_direct", *steps])
+        steps = [f"_inject_{part}_{name}" for name in self._injected for part in ("open", "config")]
+        plan = ", ".join(["_inject_latest", "_inject_direct", "_inject_gives", *steps])
         return [
             f"{plan} = _inject_record.plan",
             "if _inject_latest is not _inject_changes.latest:",
@@ -117,7 +117,7 @@ class _Text:
 
     def _all_leases(self) -> list[str]:
         """The common case as nested ``with`` statements: the caller gave none, and each is a lease of our provider."""
-        absent = " and ".join(f"{name} is _inject_absent" for name in self._injected)
+        absent = " is ".join([*self._injected, "_inject_absent"])
         lines = [f"if _inject_direct and {absent}:"]
         for depth, name in enumerate(self._injected, 1):
             opened = [*self._open_directly(name), f"{self._async}with _inject_manager as {name}:"]
@@ -127,7 +127,7 @@ class _Text:
     def _mixed(self) -> list[str]:
         """The general case: arguments that were given, values and leases in any order."""
         opened: list[str] = []
-        for name in self._injected:
+        for number, name in enumerate(self._injected):
             enter = [
                 f"{name} = {self._await}_inject_manager.{self._enter}()",
                 "_inject_opened.append(_inject_manager)",
@@ -137,7 +137,7 @@ class _Text:
                 f"    if _inject_open_{name} is not None:",
                 *_indented([*self._open_directly(name), *enter], 2),
                 "    else:",
-                f"        {name} = _inject_give_{name}()",
+                f"        {name} = _inject_gives[{number}]()",
                 f"        if type({name}) not in _inject_plain:",
                 f"            if type({name}) is _inject_Lease:",
                 *_indented([*self._open_lease(name), *enter], 4),
