@@ -26,6 +26,7 @@ from app.pools.http_pool.addresses import require_public
 from app.pools.http_pool.bodies import asynchronous
 from app.pools.http_pool.calls import Call, Failure, Reply
 from app.pools.http_pool.config import DEFAULT_HEADERS
+from app.pools.http_pool.decoding import Decoder, Undecodable
 from app.pools.http_pool.failures import describe, failed
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
@@ -36,7 +37,7 @@ _NO_GUESSED_TYPE = ("Content-Type",)
 Opened: TypeAlias = "weakref.WeakKeyDictionary[ResponseHandler, float]"
 """Open connections, and when each one's lifetime ends, in monotonic seconds."""
 
-_FAILURES = (aiohttp.ClientError, OSError)
+_FAILURES = (aiohttp.ClientError, OSError, Undecodable)
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
@@ -219,6 +220,7 @@ class AsyncTransport:
             headers=_DEFAULT_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._route.connect_timeout),
             trust_env=False,
+            auto_decompress=False,
         )
         # aiohttp repeats idempotent requests once by itself, unseen by the policy, the budget and the figures,
         # and has no public switch for it (aiohttp #10790).
@@ -276,12 +278,13 @@ class AsyncTransport:
 class AsyncBody:
     """An answer whose body is still to be read. Its connection must be given back with ``close``."""
 
-    __slots__ = ("_call", "_entry", "_size", "_slots", "answer")
+    __slots__ = ("_call", "_decoder", "_entry", "_size", "_slots", "answer")
 
     def __init__(self, slots: Bucket[Slot], entry: Entry[Slot], answer: aiohttp.ClientResponse, call: Call) -> None:
         self._slots = slots
         self._entry: Entry[Slot] | None = entry
         self._call = call
+        self._decoder = Decoder(answer.headers)
         self._size = 0
         self.answer = answer
 
@@ -309,7 +312,7 @@ class AsyncBody:
             return b""
         try:
             async with asyncio.timeout(min(idle, deadline - time.monotonic())):
-                chunk = await self.answer.content.readany()
+                chunk = await _decoded(self.answer, self._decoder)
         except TimeoutError:
             return Failure("nothing arrived in time", sent=True, late=True)
         except _FAILURES as error:
@@ -346,12 +349,24 @@ async def _read_all(answer: aiohttp.ClientResponse, call: Call) -> bytes:
         return await answer.read()
     chunks = []
     size = 0
-    async for chunk in answer.content.iter_any():
+    decoder = Decoder(answer.headers)
+    while chunk := await _decoded(answer, decoder):
         size += len(chunk)
         if size > call.size_limit:
             raise call.too_large()
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def _decoded(answer: aiohttp.ClientResponse, decoder: Decoder) -> bytes:
+    """Return the next decoded piece; ``b""`` at the end."""
+    while not (piece := decoder.take()):
+        data = await answer.content.readany()
+        if not data:
+            decoder.end()
+            return b""
+        decoder.feed(data)
+    return piece
 
 
 def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:

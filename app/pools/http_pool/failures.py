@@ -5,12 +5,12 @@ from __future__ import annotations
 import ssl
 
 import aiohttp
-import urllib3
 
 from app.pools.errors import BlockedAddress, HTTPUnavailable, UntrustedServer
 from app.pools.http_pool.addresses import NotPublic
 from app.pools.http_pool.bodies import own_error
 from app.pools.http_pool.calls import Call, Failure
+from app.pools.http_pool.decoding import Undecodable
 
 
 def failed(error: Exception, call: Call, *, sent: bool) -> Failure:
@@ -37,12 +37,10 @@ def describe(error: Exception, *, sent: bool) -> Failure:
     blocked = isinstance(inner, NotPublic) or "is not a public address" in str(inner)
     untrusted = isinstance(inner, ssl.SSLCertVerificationError | ssl.CertificateError)
     plain = isinstance(inner, OSError) and not isinstance(inner, aiohttp.ClientError)
-    undecodable = isinstance(inner, urllib3.exceptions.DecodeError) or isinstance(
-        error.__cause__, aiohttp.http_exceptions.ContentEncodingError
-    )
+    undecodable = isinstance(error, Undecodable)
     name = "NameResolutionError" if isinstance(error, aiohttp.ClientConnectorDNSError) else type(inner).__name__
     return Failure(
-        reason=f"{name}: {inner}" if plain and str(inner) else name,
+        reason=str(error) if undecodable else f"{name}: {inner}" if plain and str(inner) else name,
         sent=sent,
         permanent=blocked or untrusted or undecodable or isinstance(inner, aiohttp.InvalidURL),
         cause=inner.with_traceback(None) if plain else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import urllib3
 from urllib3.util.response import is_fp_closed
@@ -20,11 +20,12 @@ from app.pools.http_pool.connections import (
     proxy_headers,
 )
 from app.pools.http_pool.deadlines import Guard, watchdog
+from app.pools.http_pool.decoding import Decoder, Undecodable
 from app.pools.http_pool.failures import describe, failed
 from app.pools.http_pool.route import Route
 
 _CHUNK = 256 * 1024
-_FAILURES = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
+_FAILURES = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, Undecodable)
 
 
 class SyncTransport:
@@ -88,6 +89,7 @@ class SyncTransport:
                 call.body,
                 {**call.headers, **self._proxy_headers} if self._forwarded else call.headers,
                 preload_content=False,
+                decode_content=False,
             )
             opened = SyncBody(self.bucket, entry, guard, connection.getresponse(), call)
         except _FAILURES as error:
@@ -123,7 +125,7 @@ class SyncTransport:
 class SyncBody:
     """An answer whose body is still to be read. Its connection must be given back with ``close``."""
 
-    __slots__ = ("_bucket", "_call", "_entry", "_guard", "_size", "answer")
+    __slots__ = ("_bucket", "_call", "_decoder", "_entry", "_guard", "_size", "answer")
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class SyncBody:
         self._entry: Entry[Connection] | None = entry
         self._guard = guard
         self._call = call
+        self._decoder: Decoder | None = None
         self._size = 0
         self.answer = answer
 
@@ -164,10 +167,23 @@ class SyncBody:
                 raise self._call.too_large()
             return answer.read()
         chunks = []
-        while chunk := answer.read(_CHUNK):
+        while chunk := self._decoded(answer.read):
             self._count(chunk)
             chunks.append(chunk)
         return b"".join(chunks)
+
+    def _decoded(self, read: Callable[[int], bytes]) -> bytes:
+        """Return the next decoded piece, calling ``read`` for more; ``b""`` at the end."""
+        decoder = self._decoder
+        if decoder is None:
+            decoder = self._decoder = Decoder(self.answer.headers)
+        while not (piece := decoder.take()):
+            data = read(_CHUNK)
+            if not data:
+                decoder.end()
+                return b""
+            decoder.feed(data)
+        return piece
 
     def read_some(self, idle: float, deadline: float) -> bytes | Failure:
         """Return what arrives next, decompressed; ``b""`` at the end.
@@ -183,7 +199,7 @@ class SyncBody:
             return b""
         watchdog.extend(self._guard, min(time.monotonic() + idle, deadline))
         try:
-            chunk = self.answer.read1(_CHUNK)
+            chunk = self._decoded(self.answer.read1)
         except _FAILURES as error:
             failure = describe(error, sent=True)
             failure.late = not watchdog.extend(self._guard, NEVER)

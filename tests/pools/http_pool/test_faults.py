@@ -76,15 +76,6 @@ async def test_a_large_body_within_the_limit_is_whole(ask: Ask, config: HTTPConf
     assert (await ask(limited, "HEAD", f"/large?size={9 * MEGABYTES}")).ok
 
 
-async def test_a_broken_encoding_is_an_error_and_not_retried(
-    ask: Ask, config: HTTPConfig, server: MisbehavingServer
-) -> None:
-    """A body that is not what its Content-Encoding says raises HTTPUnavailable after one attempt."""
-    with pytest.raises(HTTPUnavailable):
-        await ask(config, "PUT", "/body?encoding=gzip", data=b"not gzip at all")
-    assert len(server.seen) == 1
-
-
 async def test_a_connection_that_the_server_closed_is_not_used_again(
     ask: Ask, config: HTTPConfig, server: MisbehavingServer
 ) -> None:
