@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.util.retry import Retry
 
 from app.pools.http_pool.connections import PlainConnection, SecureConnection
 from app.pools.http_pool.origins import Origin
@@ -18,11 +19,36 @@ from app.pools.http_pool.tls import Contexts, without_certificate
 from app.pools.http_pool.urls import is_of
 
 
+class _Path(str):
+    """A path that shows itself without its query, which may hold a secret: urllib3 logs each request's."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.whole.partition("?")[0]
+
+    @property
+    def whole(self) -> str:
+        """The path as it is sent."""
+        return str.__str__(self)
+
+
+class _Unrepeated(Retry):
+    """No retries: those are the pool's. The error that says so does not show the query."""
+
+    def increment(self, method: str | None = None, url: str | None = None, *args: Any, **options: Any) -> Self:
+        return super().increment(method, None if url is None else str(_Path(url)), *args, **options)
+
+
 class _Connecting:
     """Raises what urllib3's pools expect of a connection that cannot be made, and reports one that was."""
 
     host: str
     opened: Callable[[], object]
+
+    def request(self, method: str, url: str, *args: Any, **options: Any) -> None:
+        path = url.whole if isinstance(url, _Path) else url
+        super().request(method, path, *args, **options)  # type: ignore[misc]
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
@@ -46,11 +72,18 @@ class _Secure(_Connecting, SecureConnection):
     pass
 
 
-class _PlainPool(HTTPConnectionPool):
+class _Discreet:
+    """Logs requests without their queries."""
+
+    def _make_request(self, conn: Any, method: str, url: str, *args: Any, **options: Any) -> Any:
+        return super()._make_request(conn, method, _Path(url), *args, **options)  # type: ignore[misc]
+
+
+class _PlainPool(_Discreet, HTTPConnectionPool):
     ConnectionCls = _Plain
 
 
-class _SecurePool(HTTPSConnectionPool):
+class _SecurePool(_Discreet, HTTPSConnectionPool):
     ConnectionCls = _Secure
 
 
@@ -67,7 +100,7 @@ class SharedAdapter(HTTPAdapter):
         self._route = route
         self._contexts = contexts
         self._origin = origin
-        super().__init__(pool_connections=4, pool_maxsize=4)
+        super().__init__(pool_connections=4, pool_maxsize=4, max_retries=_Unrepeated(0, read=False))
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make connections that are counted, and that dial public addresses only, if that is the rule."""

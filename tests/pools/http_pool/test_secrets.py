@@ -116,6 +116,34 @@ def test_a_sessions_credentials_show_in_no_message_or_log(
     assert CANARY not in repr([session, pool.get_stats()])
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize(
+    "path", ["/echo", "/reset", "/hang", "/cut?when=headers", "/endless", "/redirect?to=/hang", "refused"]
+)
+def test_a_sessions_query_shows_in_no_message_or_log(
+    pool: HTTPPool, path: str, tls: bool, free_port: int, everything_logged: pytest.LogCaptureFixture
+) -> None:
+    """A secret in the query of a leased session's request is sent, and is in no error and no library's log."""
+    with misbehaving_server(tls=tls) as server:
+        refused = f"{'https' if tls else 'http'}://127.0.0.1:{free_port}"
+        config = HTTPConfig(
+            refused if path == "refused" else server.url,
+            ca=TLS / "ca.pem", max_retries=0, max_response_size=100_000, circuit_threshold=0,
+        )  # fmt: skip
+        with pool.session(config) as session:
+            if path == "/echo":
+                answer = session.get(path, params={"api_key": CANARY})
+                assert answer.json()["target"] == f"/echo?api_key={CANARY}"
+                assert session.get(f"/status?code=404&api_key={CANARY}").status_code == 404
+            else:
+                with pytest.raises(requests.RequestException) as caught:
+                    session.put(path, params={"api_key": CANARY}, timeout=0.3)
+                assert CANARY not in "".join(traceback.format_exception(caught.value))
+        assert path == "refused" or CANARY in server.seen[0].target
+    assert "HTTP/1.1" in everything_logged.text or path not in ("/echo", "/endless")
+    assert CANARY not in everything_logged.text
+
+
 async def test_a_token_functions_own_error_is_the_callers(ask: Ask, server: MisbehavingServer) -> None:
     """A token of the wrong form is an error that does not show it."""
     for token in (f"{CANARY}\n", CANARY.encode(), {"token": CANARY}):
