@@ -4,7 +4,7 @@ from app.pools.core.settings import HTTPPoolSettings
 from app.pools.http_pool.client import HTTPClient
 from app.pools.http_pool.config import HTTPConfig
 from app.pools.http_pool.events import ServerSentEvent
-from app.pools.http_pool.pool import HTTPPool, get_http_pool
+from app.pools.http_pool.pool import HTTPHealth, HTTPPool, get_http_pool
 from app.pools.http_pool.response import HTTPResponse, HTTPStatusError
 from app.pools.http_pool.streams import AsyncStreamedResponse, EventStream, Stream, StreamedResponse
 
@@ -13,6 +13,7 @@ __all__ = [
     "EventStream",
     "HTTPClient",
     "HTTPConfig",
+    "HTTPHealth",
     "HTTPPool",
     "HTTPPoolSettings",
     "HTTPResponse",

@@ -50,6 +50,7 @@ def _attempt(call: Call, send: Callable[[SyncTransport, Call], A | Failure]) -> 
     account = call.account
     probe = account.circuit.admit()
     healthy: bool | None = None
+    error = ""
     try:
         if account.pacer is not None:
             time.sleep(call.turn())
@@ -61,9 +62,11 @@ def _attempt(call: Call, send: Callable[[SyncTransport, Call], A | Failure]) -> 
         account.origin.attempt_started()
         outcome = send(account.transport.sync, call)
         healthy = call.healthy(outcome)
+        if healthy is False:
+            error = call.trouble(outcome)
         return outcome
     finally:
-        account.circuit.settle(probe=probe, healthy=healthy)
+        account.circuit.settle(probe=probe, healthy=healthy, error=error)
 
 
 async def attempt_until_settled_async(
@@ -85,6 +88,7 @@ async def _attempt_async(call: Call, send: Callable[[AsyncTransport, Call], Awai
     account = call.account
     probe = account.circuit.admit()
     healthy: bool | None = None
+    error = ""
     sent = False
     try:
         if account.pacer is not None:
@@ -98,13 +102,15 @@ async def _attempt_async(call: Call, send: Callable[[AsyncTransport, Call], Awai
         sent = True
         outcome = await send(account.transport.tasks, call)
         healthy = call.healthy(outcome)
+        if healthy is False:
+            error = call.trouble(outcome)
         return outcome
     except asyncio.CancelledError:
         if sent and time.monotonic() >= call.deadline:
-            healthy = False  # the deadline came while it was the server's turn
+            healthy, error = False, "no answer until the deadline"  # while it was the server's turn
         raise
     finally:
-        account.circuit.settle(probe=probe, healthy=healthy)
+        account.circuit.settle(probe=probe, healthy=healthy, error=error)
 
 
 def _what_follows(call: Call, outcome: Closable | Failure) -> Step:

@@ -230,6 +230,15 @@ class Call:
             return None if outcome.permanent else False
         return outcome.status not in _BROKEN
 
+    def trouble(self, outcome: Answer | Failure) -> str:
+        """Return what speaks against the origin, without secrets."""
+        if not isinstance(outcome, Failure):
+            return f"status {outcome.status}"
+        return "no answer until the deadline" if self._ran_out(outcome) else outcome.reason
+
+    def _ran_out(self, failure: Failure) -> bool:
+        return failure.late or time.monotonic() >= self.deadline
+
     def after_answer(self, answer: Answer) -> Step:
         """Return what follows an answer; ``None`` if it stands.
 
@@ -256,7 +265,7 @@ class Call:
             HTTPUnavailable: there is none.
             DeadlineExceeded: the time is up.
         """
-        if failure.late or time.monotonic() >= self.deadline:
+        if self._ran_out(failure):
             raise self.too_late()
         if not failure.permanent and (self.idempotent or not failure.sent):
             pause = self._pause(None)

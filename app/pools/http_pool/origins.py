@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from app.pools.core.bucket import Bucket, Limits
 from app.pools.core.statistics import recent_summary
-from app.pools.http_pool.circuit import Circuit
+from app.pools.http_pool.circuit import Circuit, Outage
 from app.pools.http_pool.config import HTTPConfig
 from app.pools.http_pool.limits import Pacer
 from app.pools.http_pool.retries import RetryBudget
@@ -142,6 +142,13 @@ class Origin:
         """Start counting anew in a child process."""
         self.budget = RetryBudget()
         self._reset()
+
+    def outage(self) -> Outage | None:
+        """Return what an open circuit tells, of several the one that refuses requests; ``None`` if none is open."""
+        with self._lock:
+            circuits = list(self._circuits.values())
+        outages = [outage for circuit in circuits if (outage := circuit.outage()) is not None]
+        return max(outages, key=lambda outage: (outage.refuses, outage.seconds), default=None)
 
     def figures(self) -> dict[str, Any]:
         """Return the counts; times are seconds."""

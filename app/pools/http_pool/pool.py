@@ -33,10 +33,18 @@ from app.pools.http_pool.task_limits import TaskLimit
 from app.pools.http_pool.tls import Contexts, tls_key
 from app.pools.http_pool.transport import Transport
 from app.pools.http_pool.urls import Params
+from app.pools.pool import Health
 
 _ACCOUNTS_REMEMBERED = 1024
 # Redirects and URLs that others choose may lead anywhere; more than this, plus the transports, are not counted.
 _ORIGINS_REMEMBERED = 1024
+
+
+class HTTPHealth(Health):
+    """What the HTTP pool's ``health()`` returns: ``open_circuits`` says of each origin that keeps failing since when
+    and why."""
+
+    open_circuits: dict[str, str]
 
 
 class HTTPPool(ManagedPool):
@@ -346,6 +354,21 @@ class HTTPPool(ManagedPool):
     def _all(self) -> list[Transport]:
         with self._lock:
             return list(self._transports.values())
+
+    def health(self) -> HTTPHealth:
+        """Say which origins keep failing, as far as requests have shown it; none is sent to find out."""
+        health = super().health()
+        with self._lock:
+            origins = list(self._origins.values())
+        outages = {origin.label: outage for origin in origins if (outage := origin.outage()) is not None}
+        # A circuit that would let a request through is no reason: who waited for health would never send the request
+        # that closes it.
+        reasons = health["reasons"] + [f"{label}: {outage}" for label, outage in outages.items() if outage.refuses]
+        return {
+            "healthy": not reasons,
+            "reasons": reasons,
+            "open_circuits": {label: str(outage) for label, outage in outages.items()},
+        }
 
     def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
         with self._lock:

@@ -1,6 +1,7 @@
 """The circuit: it opens, probes, closes, and is never left half-open."""
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from app.pools.http_pool import HTTPConfig, HTTPPool
 from app.pools.http_pool.circuit import Circuit
 from tests.pools.http_pool.conftest import Ask
 from tests.support.misbehaving import MisbehavingServer
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
 
 def admitted(circuit: Circuit) -> bool:
@@ -83,6 +84,50 @@ async def test_an_origin_that_fails_is_left_alone_and_tried_again(
     await asyncio.sleep(0.3)
     assert (await ask(config, "GET", "/echo")).ok
     assert pool.get_stats()["pools"][server.url]["circuit"] == "closed"
+
+
+async def test_health_names_the_origins_that_keep_failing(
+    ask: Ask, pool: HTTPPool, config: HTTPConfig, server: MisbehavingServer, free_port: int
+) -> None:
+    """health() says of an open circuit whose it is, for how long and why, and sends nothing to find out."""
+    assert pool.health() == {"healthy": True, "reasons": [], "open_circuits": {}}
+    config = replace(config, circuit_threshold=2, circuit_reset=60.0, max_retries=0)
+    for _ in range(2):
+        assert (await ask(config, "GET", "/status?code=503&key=canary")).status_code == 503
+    health = pool.health()
+    assert not health["healthy"]
+    (reason,) = health["reasons"]
+    assert re.fullmatch(rf"{server.url}: circuit open for \d+\.\d s, last failure: status 503", reason)
+    assert reason == f"{server.url}: {health['open_circuits'][server.url]}"
+    dead = HTTPConfig(f"http://127.0.0.1:{free_port}", circuit_threshold=1, max_retries=0)
+    with pytest.raises(HTTPUnavailable):
+        await ask(dead, "GET", "/")
+    assert "Connect" in pool.health()["open_circuits"][dead.base_url]
+    assert len(pool.health()["reasons"]) == 2
+    assert "canary" not in str(pool.health())
+    assert len(server.seen) == 2
+
+
+async def test_health_returns_when_a_request_would_be_let_through(
+    ask: Ask, pool: HTTPPool, config: HTTPConfig, server: MisbehavingServer
+) -> None:
+    """After circuit_reset the pool is healthy though the circuit is open, whose age a failed probe does not end."""
+    config = replace(config, circuit_threshold=1, circuit_reset=0.2, max_retries=0)
+    assert (await ask(config, "GET", "/status?code=500&n=2")).status_code == 500
+    await eventually_async(lambda: pool.health()["healthy"])
+    assert list(pool.health()["open_circuits"]) == [server.url]
+    assert (await ask(config, "GET", "/status?code=500&n=2")).status_code == 500
+    assert "open for 0.0 s" not in pool.health()["open_circuits"][server.url]
+    await eventually_async(lambda: pool.health()["healthy"])
+    assert (await ask(config, "GET", "/echo")).ok
+    assert pool.health()["open_circuits"] == {}
+
+
+async def test_a_deadline_is_the_last_failure(ask: Ask, pool: HTTPPool, config: HTTPConfig) -> None:
+    """A circuit that opened because nothing came in time says so."""
+    with pytest.raises(DeadlineExceeded):
+        await ask(replace(config, circuit_threshold=1), "GET", "/hang", timeout=0.1)
+    assert "deadline" in pool.health()["reasons"][0]
 
 
 async def test_a_hanging_origin_opens_the_circuit(ask: Ask, config: HTTPConfig) -> None:
