@@ -54,7 +54,8 @@ class PoolTimeout(PoolError, TimeoutError):
         waiters: how many callers were still waiting.
         waited: how long this caller waited, in seconds.
         longest_holder: where the connection held longest was checked out, or ``None``.
-        total: the cap over all keys, if that is what was reached.
+        total: the cap that the key shares with others, if that is what was reached.
+        sharers: who shares it.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class PoolTimeout(PoolError, TimeoutError):
         waited: float,
         longest_holder: str | None = None,
         total: int | None = None,
+        sharers: str = "the pool",
     ) -> None:
         self.pool = pool
         self.key = key
@@ -77,6 +79,7 @@ class PoolTimeout(PoolError, TimeoutError):
         self.waited = waited
         self.longest_holder = longest_holder
         self.total = total
+        self.sharers = sharers
         super().__init__(pool, key)
 
     def __str__(self) -> str:
@@ -85,7 +88,7 @@ class PoolTimeout(PoolError, TimeoutError):
             f"{self.in_use} of {self.capacity} in use, {self.waiters} waiting"
         )
         if self.total is not None:
-            message += f"; all {self.total} connections that the pool may have are taken"
+            message += f"; all {self.total} connections that {self.sharers} may have are taken"
         if self.longest_holder is not None:
             message += f"; held longest: {self.longest_holder}"
         return f"{message}. Give connections back sooner, or raise {self.pool.upper()}_POOL_MAX_CONNECTIONS"

@@ -435,6 +435,7 @@ class Bucket(Generic[T]):
     def _timed_out(self, waited: float) -> PoolTimeout:
         leased = [entry for entry in self._snapshot() if entry.leased_at]
         longest = min(leased, key=lambda entry: entry.leased_at, default=None)
+        spent = self._budget if self._budget is not None and not self._budget.left else None
         return PoolTimeout(
             self.pool,
             self.label,
@@ -443,7 +444,8 @@ class Bucket(Generic[T]):
             waiters=len(self._waiters),
             waited=waited,
             longest_holder=None if longest is None else longest.held(),
-            total=self._budget.capacity if self._budget is not None and not self._budget.left else None,
+            total=None if spent is None else spent.capacity,
+            sharers="the pool" if spent is None else spent.sharers,
         )
 
     # Housekeeping

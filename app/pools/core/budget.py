@@ -30,10 +30,12 @@ class Budget:
 
     Args:
         capacity: connections of all buckets together, at most.
+        sharers: whose buckets they are, for the error of who waits in vain.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, sharers: str = "the pool") -> None:
         self.capacity = capacity
+        self.sharers = sharers
         self._lock = threading.Lock()
         self._left = capacity
         self._members: weakref.WeakSet[Spender] = weakref.WeakSet()

@@ -28,7 +28,7 @@ class Transport:
         self.origin = origin
         self.last_used = time.monotonic()
         # One cap for threads, tasks and leased sessions together.
-        budget = Budget(route.max_connections)
+        budget = Budget(route.max_connections, f"threads, tasks and sessions at {route.label} together")
         self.sync = SyncTransport(route, leak_threshold, budget)
         self.tasks = AsyncTransport(route, origin, leak_threshold, budget)
         self.adapters: Bucket[SharedAdapter] = Bucket(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -28,8 +29,10 @@ async def test_one_cap_for_threads_tasks_and_sessions(pool: HTTPPool, server: Mi
     with pool.stream(config, "GET", "/events?n=1&then=hang"):
         with pytest.raises((PoolTimeout, DeadlineExceeded)):
             await pool.request_async(config, "GET", "/echo", timeout=0.2)
-        with pytest.raises(PoolTimeout):
+        with pytest.raises(PoolTimeout) as caught:
             pool.session(config, timeout=0.05).__enter__()
+    assert f"all 1 connections that threads, tasks and sessions at {server.url} together may have" in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     for _ in range(3):
         assert (await pool.request_async(config, "GET", "/echo")).ok
         assert (await asyncio.to_thread(pool.request, config, "GET", "/echo")).ok
