@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -251,3 +253,143 @@ def test_a_cancelled_task_whose_turn_did_not_come_does_nothing(counter: Database
             assert await pool.execute_query_async(counter, "SELECT value FROM counter") == [(0,)]
 
     asyncio.run(cancel())
+
+
+def lend_writer(pool: SQLPool, config: DatabaseConfig) -> Callable[[], None]:
+    """Have a thread hold the writer lock, and return what makes it let go."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pool.transaction(config):
+            held.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(20)
+
+    def let_go() -> None:
+        over.set()
+        thread.join(20)
+
+    return let_go
+
+
+@pytest.fixture(params=["file", "memory"])
+def numbers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[SQLPool, DatabaseConfig]]:
+    """Return a pool of two connections, and a database with an empty table; nothing may be leased in the end."""
+    database = ":memory:" if request.param == "memory" else tmp_path / "numbers.db"
+    config = get_sqlite_config(database, busy_timeout=60)
+    with SQLPool(SQLPoolSettings(max_connections=2, min_connections=2, checkout_timeout=20)) as pool:
+        pool.warm_up(config)  # a database in memory lets nobody connect while somebody writes
+        pool.execute_query(config, "CREATE TABLE numbers (number INTEGER)")
+        yield pool, config
+        eventually(lambda: active(pool) == 0)
+
+
+def active(pool: SQLPool) -> int:
+    found: int = pool.get_stats()["metrics"]["active_connections"]
+    return found
+
+
+@pytest.mark.parametrize("call", ["execute_query_async", "execute_many_async", "copy_rows_async"])
+def test_a_task_cancelled_while_it_waits_to_write_writes_nothing(
+    numbers: tuple[SQLPool, DatabaseConfig], call: str
+) -> None:
+    """Its call ends before the writer does, frees thread and connection at once, and the next call works."""
+    pool, config = numbers
+    insert = "INSERT INTO numbers VALUES (?)"
+
+    async def cancel(number: int) -> None:
+        let_go = lend_writer(pool, config)
+        try:
+            work = {
+                "execute_query_async": lambda: pool.execute_query_async(config, insert, (number,)),
+                "execute_many_async": lambda: pool.execute_many_async(config, insert, [(number,)]),
+                "copy_rows_async": lambda: pool.copy_rows_async(config, "numbers", ["number"], [(number,)]),
+            }[call]()
+            task = asyncio.create_task(work)
+            await eventually_async(lambda: active(pool) == 2)
+            if number % 2:  # else it may not even have begun to wait
+                await eventually_async(lambda: _waiting_to_write() == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await eventually_async(lambda: active(pool) == 1)
+        finally:
+            await asyncio.to_thread(let_go)
+        assert await pool.execute_query_async(config, "SELECT * FROM numbers") == []
+        await pool.execute_query_async(config, insert, (-1,))
+        assert await pool.execute_query_async(config, "DELETE FROM numbers RETURNING number") == [(-1,)]
+
+    async def repeat() -> None:
+        for number in range(10):
+            await cancel(number)
+        await pool.stop_async()
+
+    asyncio.run(repeat())
+
+
+def _waiting_to_write() -> int:
+    """Return how many threads stand in the writer lock's queue."""
+    stacks = [traceback.extract_stack(frame) for frame in sys._current_frames().values()]
+    return sum(stack[-1].name == "wait" and any(each.name == "checkout_for" for each in stack) for stack in stacks)
+
+
+def test_a_timeout_ends_the_wait_to_write(numbers: tuple[SQLPool, DatabaseConfig]) -> None:
+    """timeout= is for the whole call: who waits for the writer is told at its deadline, and never writes."""
+    pool, config = numbers
+    for number in range(3):
+        pool.warm_up(config)
+        let_go = lend_writer(pool, config)
+        try:
+            with pytest.raises(QueryTimeout):
+                pool.execute_query(config, "INSERT INTO numbers VALUES (?)", (number,), timeout=0.05)
+        finally:
+            let_go()
+
+    assert pool.execute_query(config, "SELECT * FROM numbers") == []
+    pool.execute_query(config, "INSERT INTO numbers VALUES (7)", timeout=20)
+    assert pool.execute_query(config, "SELECT * FROM numbers") == [(7,)]
+
+
+def test_a_timeout_ends_the_wait_for_another_process(counter: DatabaseConfig) -> None:
+    """The same when it is another process that writes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, counter.database], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "writing\n"
+        try:
+            with SQLPool() as pool, pytest.raises(QueryTimeout):
+                pool.execute_query(counter, "UPDATE counter SET value = 5", timeout=0.1)
+            assert holder.poll() is None
+        finally:
+            holder.kill()
+
+    with SQLPool() as pool:
+        assert value(pool, counter) == 0
+
+
+def test_who_leaves_the_queue_of_writers_does_not_hold_up_the_next(numbers: tuple[SQLPool, DatabaseConfig]) -> None:
+    """Of many that wait to write, those cancelled at random points never write, and all others do."""
+    pool, config = numbers
+    rounds = 60
+
+    async def storm() -> None:
+        generator = random.Random(7)
+        tasks = []
+        for number in range(rounds):
+            write = pool.execute_query_async(config, "INSERT INTO numbers VALUES (?)", (number,))
+            tasks.append(asyncio.create_task(write))
+            await asyncio.sleep(generator.random() * 0.001)
+            if number % 3 == 0:
+                tasks[generator.randrange(len(tasks))].cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        written = {row.number for row in await pool.execute_query_async(config, "SELECT number FROM numbers")}
+        finished = {number for number, end in enumerate(ends) if end == []}
+        assert finished <= written
+        assert not [end for end in ends if end != [] and not isinstance(end, asyncio.CancelledError)]
+        await pool.stop_async()
+
+    asyncio.run(storm())

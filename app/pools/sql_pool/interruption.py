@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.pools.errors import PoolError
 from app.pools.sql_pool.connections import Record
+from app.pools.sql_pool.watchdog import remind
+
+_AGAIN = 0.05
 
 
 class Interrupted(PoolError):
@@ -49,5 +53,8 @@ class Interruption:
         """End the statement that is being executed; one that has not begun does not begin."""
         with self._lock:
             self._wanted = True
-            if self._record is not None:
-                self._cancel(self._record)
+            if self._record is None:
+                return
+            self._cancel(self._record)
+        # A cancel that comes a moment before the statement's first step is lost, so it is repeated until the end.
+        remind(time.monotonic() + _AGAIN, self.interrupt)

@@ -166,6 +166,9 @@ class PsycopgDriver:
         """Ask the server to end the statement."""
         record.raw.cancel_safe(timeout=_CANCEL_SECONDS)
 
+    def forget_cancel(self, record: Record) -> None:
+        """Do nothing: a cancel that finds no statement is forgotten by the server."""
+
     def cut(self, record: Record) -> None:
         """Shut the socket down: whoever reads from it sees its end."""
         with suppress(OSError), socket.socket(fileno=os.dup(record.raw.fileno())) as same:

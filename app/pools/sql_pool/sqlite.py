@@ -14,7 +14,7 @@ from app.pools.errors import PoolTimeout
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Effect, effect_of
-from app.pools.sql_pool.writers import WriterLock, writer_lock
+from app.pools.sql_pool.writers import Wish, WishTakenBack, WriterLock, writer_lock
 
 BEGIN_READONLY = "BEGIN DEFERRED /* readonly */"
 """Begins a transaction that sees one state of the database and refuses to write."""
@@ -30,6 +30,13 @@ class StaleSnapshot(sqlite3.OperationalError):
             "the transaction read before another one wrote, so its write would overwrite what it has not seen; "
             "roll back and do it again, or use transaction(config), which waits for the writer first"
         )
+
+
+class Interrupted(sqlite3.OperationalError):
+    """The call was given up, by its timeout or with its task. The text is SQLite's own."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
 
 
 class Cursor(sqlite3.Cursor):
@@ -81,6 +88,8 @@ class Connection(sqlite3.Connection):
     """
 
     writer: WriterLock
+    wish: Wish
+    """What the connection waits for the writer lock with."""
     readonly = False
     """Whether the transaction that is open may only read."""
     _begins = False
@@ -157,14 +166,31 @@ class Connection(sqlite3.Connection):
         """Take the writer lock, if this connection does not have it.
 
         Raises:
-            sqlite3.OperationalError: others wrote until the timeout; the cause is the ``PoolTimeout``.
+            sqlite3.OperationalError: others wrote until the timeout, and the cause is the ``PoolTimeout``; or
+                the call was given up while it waited.
         """
         if self._turn is None:
+            # DBAPI errors, for the layers above (SQLAlchemy) let no other pass the driver's border.
             try:
-                self._turn = self.writer.acquire()
+                self._turn = self.writer.acquire(self.wish)
             except PoolTimeout as timeout:
-                # A DBAPI error, for the layers above (SQLAlchemy) let no other pass the driver's border.
                 raise sqlite3.OperationalError(f"database is locked: {timeout}") from timeout
+            except WishTakenBack as given_up:
+                raise Interrupted from given_up
+
+    def give_up(self) -> None:
+        """End the statement that is being executed or waits to write; those to come fail too, until ``go_on``."""
+        self.writer.take_back(self.wish)
+        self.interrupt()
+
+    def go_on(self) -> None:
+        """Execute statements again."""
+        self.wish.taken_back = False
+
+    def check(self) -> None:
+        """Raise if ``give_up`` came between two statements, where SQLite itself takes no notice."""
+        if self.wish.taken_back:
+            raise Interrupted
 
     def unlock(self) -> None:
         """Give the writer lock back, if this connection has it."""
@@ -212,6 +238,7 @@ class Source:
     def _make(self, *args: Any, **kwargs: Any) -> Connection:
         connection = Connection(*args, **kwargs)
         connection.writer = self.writer
+        connection.wish = Wish()
         try:
             if not self.config.in_memory:
                 register.opened(connection, self.config.database)

@@ -117,6 +117,7 @@ class SQLiteDriver:
         cursor = raw.cursor(sqlite3.Cursor)
         cursor.execute("BEGIN IMMEDIATE")
         cursor.executemany(statement.text, rows)
+        raw.check()
         raw.commit()
 
     def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -133,6 +134,7 @@ class SQLiteDriver:
             if any(len(row) != len(columns) for row in batch):
                 raise ValueError(f"a row has another number of values than the {len(columns)} columns")
             cursor.execute(insert + ", ".join([one] * len(batch)), list(chain.from_iterable(batch)))
+            raw.check()
         raw.commit()
 
     def stream(
@@ -159,12 +161,16 @@ class SQLiteDriver:
         return False
 
     def cancel(self, record: Record) -> None:
-        """Interrupt what the connection does."""
-        record.raw.interrupt()
+        """Interrupt what the connection does, its wait for the writer lock included."""
+        record.raw.give_up()
+
+    def forget_cancel(self, record: Record) -> None:
+        """Let the connection execute again."""
+        record.raw.go_on()
 
     def cut(self, record: Record) -> None:
         """Interrupt once more, should the statement have begun since."""
-        record.raw.interrupt()
+        record.raw.give_up()
 
     def dispose(self) -> None:
         """Let an in-memory database end."""

@@ -66,6 +66,9 @@ class SyncDriver(Driver, Protocol):
     def cancel(self, record: Record) -> None:
         """Ask the server to end what the connection does."""
 
+    def forget_cancel(self, record: Record) -> None:
+        """Let a connection whose call was cancelled, and has ended, serve the next one."""
+
     def cut(self, record: Record) -> None:
         """Make what the connection does fail at once."""
 
@@ -235,8 +238,11 @@ class SyncSide:
         self._take_back(record)
         if interruption is None:
             return work(record)
-        with interruption.during(record):
-            return work(record)
+        try:
+            with interruption.during(record):
+                return work(record)
+        finally:
+            self.driver.forget_cancel(record)
 
     def _take_back(self, record: Record) -> None:
         """Have a connection that an Engine had last commit each statement by itself."""

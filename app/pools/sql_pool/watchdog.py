@@ -110,3 +110,8 @@ class _Watchdog:
 
 
 _watchdog = _Watchdog()
+
+
+def remind(when: float, action: Callable[[], None]) -> None:
+    """Have ``action``, which must not block or raise, called by the watchdog at ``when`` (monotonic seconds)."""
+    _watchdog.add(when, action)

@@ -13,16 +13,33 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from threading import get_ident
 
 from app.pools.core import forks
 from app.pools.core.bucket import Bucket, Entry, Limits
-from app.pools.errors import PoolTimeout
+from app.pools.core.waiters import Permit, Waiter
+from app.pools.errors import PoolError, PoolTimeout
 
 _FAIR_AFTER = 0.01
 _PAUSE = 0.0005
 _GATE, _RIGHT = 0, 1
 SUFFIX = "-writer"
 """What the lock file's name has more than the database's."""
+
+
+class WishTakenBack(PoolError):
+    """Nobody wants to write any more on behalf of whom the lock was asked for."""
+
+
+class Wish:
+    """A connection's wish to write, which can be taken back from another thread while the connection waits."""
+
+    __slots__ = ("taken_back", "waiter")
+
+    def __init__(self) -> None:
+        self.taken_back = False
+        self.waiter: Waiter[Entry[_Turnstile]] | None = None
+        """Its place in the queue; the queue's lock guards it."""
 
 
 class WriterLock:
@@ -37,30 +54,30 @@ class WriterLock:
     def __init__(self, label: str, path: str | None, timeout: float) -> None:
         self._label = label
         self._timeout = timeout
-        self._bucket: Bucket[_Turnstile] = Bucket(
-            "sql",
-            f"the writer lock of {label}",
-            Limits(capacity=1, checkout_timeout=timeout, fair_after=_FAIR_AFTER),
-            create=lambda: _Turnstile(path),
-            destroy=_Turnstile.close,
-        )
+        self._queue = _Queue(label, path, timeout)
         forks.register(self)
 
-    def acquire(self) -> Entry[_Turnstile]:
+    def acquire(self, wish: Wish) -> Entry[_Turnstile]:
         """Wait for the right to write, to be given back to ``release``.
 
         Raises:
             PoolTimeout: others wrote until the timeout; it tells who holds the right, if it is this process.
+            WishTakenBack: ``take_back`` was called before the right was had.
         """
         deadline = time.monotonic() + self._timeout
-        turn = self._bucket.checkout()
+        turn = self._queue.checkout_for(wish)
         try:
-            passed = turn.resource.enter(deadline)
+            passed = turn.resource.enter(deadline, wish)
         except BaseException:
-            self._bucket.discard(turn)
+            self._queue.discard(turn)
             raise
+        if wish.taken_back:
+            if passed:
+                turn.resource.leave()
+            self._queue.give_back(turn)
+            raise WishTakenBack
         if not passed:
-            self._bucket.give_back(turn)
+            self._queue.give_back(turn)
             raise PoolTimeout(
                 "sql",
                 f"the writer lock of {self._label}",
@@ -75,11 +92,65 @@ class WriterLock:
     def release(self, turn: Entry[_Turnstile]) -> None:
         """Let the next one write."""
         turn.resource.leave()
-        self._bucket.give_back(turn)
+        self._queue.give_back(turn)
+
+    def take_back(self, wish: Wish) -> None:
+        """Have ``acquire`` fail at once for a wish, from any thread. Does not block."""
+        wish.taken_back = True
+        self._queue.send_away(wish)
 
     def forget_after_fork(self) -> None:
         """Drop the parent's turn: the child queues by itself, with file descriptors of its own."""
-        self._bucket.forget_after_fork()
+        self._queue.forget_after_fork()
+
+
+class _Queue(Bucket["_Turnstile"]):
+    """The threads of this process that want to write, each of which can be sent away."""
+
+    def __init__(self, label: str, path: str | None, timeout: float) -> None:
+        super().__init__(
+            "sql",
+            f"the writer lock of {label}",
+            Limits(capacity=1, checkout_timeout=timeout, fair_after=_FAIR_AFTER),
+            create=lambda: _Turnstile(path),
+            destroy=_Turnstile.close,
+        )
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._wishes: dict[int, Wish] = {}  # by the thread that waits for it
+
+    def checkout_for(self, wish: Wish) -> Entry[_Turnstile]:
+        """Do what ``checkout`` does, for a wish that may be taken back."""
+        thread = get_ident()
+        self._wishes[thread] = wish
+        try:
+            return self.checkout()
+        finally:
+            wish.waiter = None
+            del self._wishes[thread]
+
+    def _enqueue(self, waiter: Waiter[Entry[_Turnstile]]) -> Entry[_Turnstile] | Permit | Exception | None:
+        granted = super()._enqueue(waiter)
+        if granted is None:
+            wish = self._wishes[get_ident()]
+            with self._lock:
+                wish.waiter = waiter
+            if wish.taken_back:  # before there was anybody to send away
+                self.send_away(wish)
+        return granted
+
+    def send_away(self, wish: Wish) -> None:
+        """Fail the one who waits for a wish, if somebody does."""
+        # Critical section: who is granted the turn is not sent away, and the other way round.
+        with self._lock:
+            waiter = wish.waiter
+            if waiter is None or waiter not in self._waiters or waiter.granted is not None:
+                return
+            self._waiters.remove(waiter)
+            waiter.granted = WishTakenBack()
+            waiter.wake()
+        self.serve_waiters()  # it may have been woken for a turn that another can have now
 
 
 class _Turnstile:
@@ -99,14 +170,14 @@ class _Turnstile:
         with suppress(OSError):
             self._file = os.open(path + SUFFIX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def enter(self, deadline: float) -> bool:
-        """Wait for the right until ``deadline`` (monotonic seconds); return whether it was had."""
+    def enter(self, deadline: float, wish: Wish) -> bool:
+        """Wait for the right until ``deadline`` (monotonic seconds), while it is wished; return whether it was had."""
         if self._file < 0:
             return True
-        if not self._lock(_GATE, deadline):
+        if not self._lock(_GATE, deadline, wish):
             return False
         try:
-            return self._lock(_RIGHT, deadline)
+            return self._lock(_RIGHT, deadline, wish)
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _GATE)
 
@@ -121,12 +192,12 @@ class _Turnstile:
             os.close(self._file)
             self._file = -1
 
-    def _lock(self, byte: int, deadline: float) -> bool:
+    def _lock(self, byte: int, deadline: float, wish: Wish) -> bool:
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
             except (BlockingIOError, PermissionError):  # POSIX allows either
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or wish.taken_back:
                     return False
                 time.sleep(_PAUSE)
             else:
