@@ -75,6 +75,9 @@ class Cursor(sqlite3.Cursor):
         try:
             super().executescript(script)
             return self
+        except sqlite3.OperationalError as error:
+            explain(error)
+            raise
         finally:
             self.connection.after()
 
