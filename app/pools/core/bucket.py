@@ -259,7 +259,7 @@ class Bucket(Generic[T]):
         elif isinstance(granted, Entry):
             self._make_idle(granted)
         elif self._waiters:
-            self.serve()  # it may have been woken for an entry that another can use now
+            self._serve()  # it may have been woken for an entry that another can use now
 
     def _entry_of(self, granted: Entry[T] | Permit | Exception) -> Entry[T]:
         if isinstance(granted, Exception):
@@ -293,7 +293,7 @@ class Bucket(Generic[T]):
         if self._budget is not None:
             self._budget.give()
         if not closed:  # a closed bucket has no waiters, and would close each idle entry from within the last one
-            self.serve()
+            self._serve()
 
     # Return
 
@@ -309,16 +309,16 @@ class Bucket(Generic[T]):
             if self._budget is not None and self._budget.hungry and self._budget.starves(self):
                 self._retire(entry)
             else:
-                self.serve(entry)
+                self._serve(entry)
         else:
             self._idle.append(entry)
             if self._waiters or self._guarded:  # they came in between
-                self.serve()
+                self._serve()
 
     def _make_idle(self, entry: Entry[T]) -> None:
         """Pass on an entry that was not leased."""
         entry.idle_since = _now()
-        self.serve(entry)
+        self._serve(entry)
 
     def detach(self, entry: Entry[T]) -> T:
         """Take a leased entry's connection out of the bucket for good; closing it is the caller's part now."""
@@ -347,7 +347,7 @@ class Bucket(Generic[T]):
             self._retired_uses += entry.uses
         self._release_place()
 
-    def serve(self, returned: Entry[T] | None = None) -> None:
+    def _serve(self, returned: Entry[T] | None = None) -> None:
         """Pass ``returned``, idle entries and free places on to the waiters."""
         now = _now()
         unused = 0
@@ -392,7 +392,7 @@ class Bucket(Generic[T]):
     def serve_waiters(self) -> None:
         """Pass what has become free on to those who wait."""
         if self._waiters:
-            self.serve()
+            self._serve()
 
     def yield_idle(self) -> bool:
         """Close the coldest idle connection, for another bucket's sake; not one that may never expire."""
@@ -422,7 +422,7 @@ class Bucket(Generic[T]):
             self._guarded = self._closed
             self._idle.extend(self._parked)
             self._parked.clear()
-        self.serve()
+        self._serve()
 
     def _park(self) -> None:
         """Put idle entries, under the lock, where no checkout finds them."""
@@ -488,7 +488,7 @@ class Bucket(Generic[T]):
             for entry in ended:
                 self._retire(entry)
         if self._waiters:
-            self.serve()
+            self._serve()
         self._report_leaks(now)
 
     def _report_leaks(self, now: float) -> None:

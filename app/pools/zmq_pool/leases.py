@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
 from typing import Protocol
 
-from app.pools.core.bucket import Bucket
-from app.pools.core.leases import BucketLease
+from app.pools.core.bucket import Bucket, Entry
+from app.pools.core.holders import render
 from app.pools.errors import EndpointBusy, PoolTimeout
 from app.pools.zmq_pool.aio import AsyncSocket
 from app.pools.zmq_pool.outlet import Outlet
@@ -32,12 +33,36 @@ class Lease(Protocol):
     ) -> None: ...
 
 
-class SharedLease(BucketLease[LeanSocket]):
-    """A lease of one of several equal sockets: REQ and DEALER, the connections of the other types."""
+class SharedLease:
+    """A lease of one of several equal sockets: REQ and DEALER, the connections of the other types.
 
-    __slots__ = ("_async_socket",)
+    The socket goes to the next lessee only if this one left without an exception and left it as it was given.
+    """
 
-    _how_to_end = "Use `with pool.socket(config)`"
+    __slots__ = ("_async_socket", "_bucket", "_entry", "_timeout")
+
+    _entry: Entry[LeanSocket] | None
+
+    def __init__(self, bucket: Bucket[LeanSocket], timeout: float | None) -> None:
+        self._bucket = bucket
+        self._timeout = timeout
+        self._entry = None
+
+    def __enter__(self) -> LeanSocket:
+        entry = self._entry = self._bucket.checkout(self._timeout)
+        return entry.resource
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        entry = self._entry
+        if entry is None:  # detached
+            return
+        self._entry = None
+        if kind is None and entry.resource.reusable():
+            self._bucket.give_back(entry)
+        else:
+            self._bucket.discard(entry)
 
     async def __aenter__(self) -> AsyncSocket:
         entry = self._entry = await self._bucket.checkout_async(self._timeout)
@@ -49,6 +74,27 @@ class SharedLease(BucketLease[LeanSocket]):
     ) -> None:
         self._async_socket.release()
         self.__exit__(kind, error, trace)
+
+    def __del__(self) -> None:
+        entry = self._entry
+        if entry is not None:
+            # Whoever has the socket may still use it: it is given up, and closes when nothing refers to it.
+            self.detach()
+            warnings.warn(
+                f"a lease of {self._bucket.label} was never ended; it was checked out at {render(entry.site)}. "
+                f"Use `with pool.socket(config)`",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def detach(self) -> LeanSocket:
+        """Take the socket out of the pool, while the lease is out; closing it is the caller's part from now on."""
+        entry = self._entry
+        if entry is None:
+            raise RuntimeError("only a lease that is out has a socket to detach")
+        self._entry = None
+        return self._bucket.detach(entry)
 
 
 class PrivateLease(SharedLease):
