@@ -8,24 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
-from zmq.backend import Socket as _Backend
 
+from app.pools.zmq_pool.backend import EVENTS, NOBLOCK, POLLIN, RCVMORE, SNDMORE, raw_get, raw_recv, raw_send, raw_set
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
 from app.pools.zmq_pool.trace import BEGUN, MORE_IN, RECEIVED, SENT
 
-_send: Any = _Backend.send
-_recv: Any = _Backend.recv
-_get: Any = _Backend.get
-_set: Any = _Backend.set
-
-_SNDMORE = int(zmq.SNDMORE)
-_NOBLOCK = int(zmq.NOBLOCK)
-_RCVMORE = int(zmq.RCVMORE)
 _RCVTIMEO = int(zmq.RCVTIMEO)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
 
 _LOOK_EVERY = 0.2
 """Seconds after which a receive that waits looks whether the endpoint is down."""
@@ -62,7 +52,7 @@ class RequestSocket(LeanSocket):
         if flags or draft or trace[0] & ~RECEIVED:
             return self._send_with_care(super().send, data, flags, copy, track, **draft)
         try:
-            sent = _send(self, data, 0, copy, track)
+            sent = raw_send(self, data, 0, copy, track)
         except zmq.Again:
             raise self.not_sent() from None
         except zmq.ZMQError:
@@ -76,7 +66,7 @@ class RequestSocket(LeanSocket):
         if flags or draft or trace[0] & ~RECEIVED or u.__class__ is not str:
             return super().send_string(u, flags, copy, encoding, **draft)
         try:
-            sent = _send(self, u.encode(encoding), 0, copy, False)
+            sent = raw_send(self, u.encode(encoding), 0, copy, False)
         except zmq.Again:
             raise self.not_sent() from None
         except zmq.ZMQError:
@@ -101,20 +91,20 @@ class RequestSocket(LeanSocket):
 
     def _skip_frames(self) -> bool:
         """Throw away what is left of a message. Returns whether there was anything."""
-        left = bool(_get(self, _RCVMORE))
-        while _get(self, _RCVMORE):
-            _recv(self, _NOBLOCK)
+        left = bool(raw_get(self, RCVMORE))
+        while raw_get(self, RCVMORE):
+            raw_recv(self, NOBLOCK)
         return left
 
     def be_watchful(self) -> None:
         """Have receives look, now and then, whether the endpoint is down."""
         if not self.config.bind and not self.config.endpoint.startswith("inproc:"):
-            limit = int(_get(self, _RCVTIMEO))
+            limit = int(raw_get(self, _RCVTIMEO))
             self._wait_at_most(FOREVER if limit < 0 else limit / 1000)
 
     def _wait_at_most(self, seconds: float) -> None:
         self.__dict__["_patience"] = seconds
-        _set(self, _RCVTIMEO, max(0, int(1000 * min(seconds, _LOOK_EVERY))))
+        raw_set(self, _RCVTIMEO, max(0, int(1000 * min(seconds, _LOOK_EVERY))))
 
     def settle_timeouts(self, send: float, receive: float) -> None:
         """Set both time limits, in seconds, until the end of the lease."""
@@ -138,20 +128,20 @@ class RequestSocket(LeanSocket):
         """Return an option, as ``zmq.Socket.get`` does."""
         if option == _RCVTIMEO and self._patience:
             return -1 if self._patience == FOREVER else int(1000 * self._patience)
-        return _get(self, option)
+        return raw_get(self, option)
 
     getsockopt = get
 
     def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
-        if flags & _NOBLOCK or self._patience <= _LOOK_EVERY:
+        if flags & NOBLOCK or self._patience <= _LOOK_EVERY:
             raise self.not_received(flags, again) from None
         deadline = time.monotonic() - _LOOK_EVERY + self._patience
         was_down = False
         while (left := deadline - time.monotonic()) > 0:
-            _set(self, _RCVTIMEO, max(1, int(1000 * min(left, _LOOK_EVERY))))
+            raw_set(self, _RCVTIMEO, max(1, int(1000 * min(left, _LOOK_EVERY))))
             with contextlib.suppress(zmq.Again):
-                reply = _recv(self, flags, copy, track)
-                _set(self, _RCVTIMEO, int(1000 * _LOOK_EVERY))
+                reply = raw_recv(self, flags, copy, track)
+                raw_set(self, _RCVTIMEO, int(1000 * _LOOK_EVERY))
                 return reply
             # Twice, for the sentinel may have lost a connection that this socket has not, and get it back.
             why = self.__dict__["diagnose"]()
@@ -172,7 +162,7 @@ class RequestSocket(LeanSocket):
             self._expect_request()
             return super().recv(flags, copy, track)
         try:
-            body = _recv(self, 0, True, False)
+            body = raw_recv(self, 0, True, False)
         except zmq.Again as again:
             body = self._receive_late(0, again, True, False)
         trace[0] = RECEIVED
@@ -184,7 +174,7 @@ class RequestSocket(LeanSocket):
         if flags or trace[0] != SENT:
             return super().recv_string(flags, encoding)
         try:
-            body: bytes = _recv(self, 0, True, False)
+            body: bytes = raw_recv(self, 0, True, False)
         except zmq.Again as again:
             body = self._receive_late(0, again, True, False)
         trace[0] = RECEIVED
@@ -212,12 +202,12 @@ class DealerSocket(LeanSocket):
         """Say whether the lessee left the socket as it was given, and make it as new."""
         trace = self._trace
         unanswered, trace[1] = trace[1], 0
-        return super().reusable() and not unanswered and not _get(self, _EVENTS) & _POLLIN
+        return super().reusable() and not unanswered and not raw_get(self, EVENTS) & POLLIN
 
     def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
         """Send one frame, and count the message it completes."""
         sent = super().send(data, flags, copy, track, **draft)
-        self._trace[1] += not flags & _SNDMORE
+        self._trace[1] += not flags & SNDMORE
         return sent
 
     def send_multipart(
@@ -225,7 +215,7 @@ class DealerSocket(LeanSocket):
     ) -> Any:
         """Send a message of several frames, and count it."""
         sent = super().send_multipart(msg_parts, flags, copy, track, **draft)
-        self._trace[1] += not draft and not flags & _SNDMORE
+        self._trace[1] += not draft and not flags & SNDMORE
         return sent
 
     def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:

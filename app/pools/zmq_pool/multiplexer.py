@@ -25,20 +25,10 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
-from zmq.backend import Socket as _Backend
 
 from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, UnexpectedReply
+from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, RCVMORE, raw_get, raw_recv, raw_send
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
-
-_send: Any = _Backend.send
-_recv: Any = _Backend.recv
-_get: Any = _Backend.get
-
-_NOBLOCK = int(zmq.NOBLOCK)
-_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_RCVMORE = int(zmq.RCVMORE)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
 
 WINDOW = 400
 _TOO_MANY_LOST = WINDOW // 2
@@ -271,17 +261,17 @@ class Connection:
             return False
         socket = self._socket
         try:
-            _send(socket, number, _MORE)
+            raw_send(socket, number, NOBLOCK_SNDMORE)
         except zmq.Again:
             return False
         try:
-            _send(socket, b"", _MORE)
+            raw_send(socket, b"", NOBLOCK_SNDMORE)
         except zmq.Again:
             # The connection went away under the first frame; libzmq drops what follows, up to the last frame.
-            _send(socket, body, _NOBLOCK)
+            raw_send(socket, body, NOBLOCK)
             return False
         try:
-            _send(socket, body, _NOBLOCK)
+            raw_send(socket, body, NOBLOCK)
         except zmq.Again:
             return False
         self.on_the_way += 1
@@ -307,15 +297,15 @@ class Connection:
         read = 0
         try:
             while read < _BATCH:
-                number = _recv(socket, _NOBLOCK)
+                number = raw_recv(socket, NOBLOCK)
                 read += 1
                 reply = pending.get(number)
                 if reply is None:
                     self._skip_message()
                     continue
-                empty = _recv(socket, _NOBLOCK)
+                empty = raw_recv(socket, NOBLOCK)
                 # As a frame, which knows for a third of RCVMORE's cost whether more follow.
-                body = _recv(socket, _NOBLOCK, False)
+                body = raw_recv(socket, NOBLOCK, False)
                 del pending[number]
                 if empty or body.more:
                     self._misunderstood(reply)
@@ -330,14 +320,14 @@ class Connection:
 
     def _skip_message(self) -> None:
         """Skip what answers nothing that is waited for: the reply to a request that expired."""
-        while _get(self._socket, _RCVMORE):
-            _recv(self._socket, _NOBLOCK)
+        while raw_get(self._socket, RCVMORE):
+            raw_recv(self._socket, NOBLOCK)
         self.unanswered = max(0, self.unanswered - 1)
         self._owner.note("stale")
 
     def _misunderstood(self, reply: Reply) -> None:
-        while _get(self._socket, _RCVMORE):
-            _recv(self._socket, _NOBLOCK)
+        while raw_get(self._socket, RCVMORE):
+            raw_recv(self._socket, NOBLOCK)
         if not reply.done():
             reply.set_exception(UnexpectedReply(self._owner.config.endpoint))
 
@@ -346,7 +336,7 @@ class Connection:
         if self._monitor.closed:
             return
         lost = False
-        while int(self._monitor.get(zmq.EVENTS)) & _POLLIN:
+        while int(self._monitor.get(zmq.EVENTS)) & POLLIN:
             (event,) = struct.unpack_from("=H", self._monitor.recv_multipart()[0])
             self._usable = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             lost = lost or not self._usable

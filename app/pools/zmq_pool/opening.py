@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from zmq.backend import Socket as _Backend
 
 from app.pools.errors import ConfigError, EndpointBusy
 from app.pools.zmq_pool.asking import DealerSocket, RequestSocket
+from app.pools.zmq_pool.backend import raw_set
 from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.endpoints import make_private
 from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
-
-_set: Any = _Backend.set  # below the sockets' own, which takes note of changes
 
 _CLASSES: dict[SocketType, type[LeanSocket]] = {
     SocketType.REQ: RequestSocket,
@@ -81,12 +79,12 @@ def _set_options(socket: LeanSocket, config: SocketConfig) -> None:
         if name == "XPUB_NODROP" and socket.type != zmq.XPUB:
             continue
         try:
-            _set(socket, zmq.SocketOption[name], value)
+            raw_set(socket, zmq.SocketOption[name], value)
         except zmq.ZMQError as error:
             shown = value if isinstance(value, int) else f"{len(value)} bytes"
             raise ConfigError(f"libzmq does not take {name}={shown} for {config.label}: {error.strerror}") from None
     for topic in config.topics:
-        _set(socket, zmq.SUBSCRIBE, topic)
+        raw_set(socket, zmq.SUBSCRIBE, topic)
 
 
 def _connect(socket: LeanSocket, config: SocketConfig) -> None:

@@ -14,21 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import zmq
-from zmq.backend import Socket as _Backend
 
 from app.pools.errors import NotSent, PoolClosed
 from app.pools.zmq_pool.attendant import Attendant
+from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, raw_recv, raw_send, raw_set
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.sockets import LeanSocket
 
-_send: Any = _Backend.send
-_recv: Any = _Backend.recv
-_set: Any = _Backend.set
-_NOBLOCK = int(zmq.NOBLOCK)
-_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _PATIENCE_MS = 5
 _TURN = 0.05
 
@@ -102,7 +96,7 @@ class Outlet:
                 frames = take()
                 try:
                     if len(frames) == 1:
-                        _send(socket, frames[0], _NOBLOCK)
+                        raw_send(socket, frames[0], NOBLOCK)
                     else:
                         _send_all(socket, frames)
                 except zmq.Again:
@@ -157,9 +151,9 @@ class Outlet:
         with self._lock:
             if self._socket is not None and not self._closed:
                 self._overruns += 1
-                _set(self._socket, zmq.XPUB_NODROP, 0)
+                raw_set(self._socket, zmq.XPUB_NODROP, 0)
                 self._drain()
-                _set(self._socket, zmq.XPUB_NODROP, 1)
+                raw_set(self._socket, zmq.XPUB_NODROP, 1)
 
     # The attendant's part
 
@@ -189,7 +183,7 @@ class Outlet:
         try:
             with contextlib.suppress(zmq.Again):
                 while self._socket is not None and self._socket.type == zmq.XPUB:
-                    _recv(self._socket, _NOBLOCK)
+                    raw_recv(self._socket, NOBLOCK)
         finally:
             self._lock.release()
         if self._queue:
@@ -283,5 +277,5 @@ def _send_all(socket: LeanSocket, frames: Frames) -> None:
     """Send a message of several frames. Only the first can be refused: libzmq then takes the rest as well."""
     *front, last = frames
     for frame in front:
-        _send(socket, frame, _MORE)
-    _send(socket, last, _NOBLOCK)
+        raw_send(socket, frame, NOBLOCK_SNDMORE)
+    raw_send(socket, last, NOBLOCK)

@@ -13,20 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import zmq
-from zmq.backend import Socket as _Backend
 
+from app.pools.zmq_pool.backend import NOBLOCK, RCVMORE, SNDMORE, raw_get, raw_recv, raw_send, raw_set
 from app.pools.zmq_pool.config import ASKING, SocketConfig
 from app.pools.zmq_pool.timeouts import ReplyTimedOut, SendTimedOut
 from app.pools.zmq_pool.trace import CHANGED, MORE_IN, MORE_OUT, RECEIVED, RETIMED, SENT
-
-_send: Any = _Backend.send
-_recv: Any = _Backend.recv
-_get: Any = _Backend.get
-_set: Any = _Backend.set
-
-_SNDMORE = int(zmq.SNDMORE)
-_NOBLOCK = int(zmq.NOBLOCK)
-_RCVMORE = int(zmq.RCVMORE)
 
 _TIME_LIMITS = {int(zmq.RCVTIMEO): "RCVTIMEO", int(zmq.SNDTIMEO): "SNDTIMEO"}
 
@@ -67,14 +58,14 @@ class LeanSocket(zmq.Socket[bytes]):
 
     def settle_timeouts(self, send: float, receive: float) -> None:
         """Set both time limits, in seconds, until the end of the lease."""
-        _set(self, zmq.SNDTIMEO, max(0, int(send * 1000)))
-        _set(self, zmq.RCVTIMEO, max(0, int(receive * 1000)))
+        raw_set(self, zmq.SNDTIMEO, max(0, int(send * 1000)))
+        raw_set(self, zmq.RCVTIMEO, max(0, int(receive * 1000)))
         self._trace[0] |= RETIMED
 
     def _restore_time_limits(self) -> None:
         limits = self.config.libzmq_options()
         for option, name in _TIME_LIMITS.items():
-            _set(self, option, limits[name])
+            raw_set(self, option, limits[name])
 
     # Sending
 
@@ -85,11 +76,11 @@ class LeanSocket(zmq.Socket[bytes]):
             return super().send(data, flags, copy, track, **draft)
         flags = int(flags)
         try:
-            sent = _send(self, data, flags, copy, track)
+            sent = raw_send(self, data, flags, copy, track)
         except zmq.Again as again:
             raise self.not_sent(flags, again) from None
         trace = self._trace
-        if flags & _SNDMORE:
+        if flags & SNDMORE:
             trace[0] |= MORE_OUT
         else:
             trace[0] = trace[0] & ~(RECEIVED | MORE_OUT) | SENT
@@ -107,12 +98,12 @@ class LeanSocket(zmq.Socket[bytes]):
         flags = int(flags)
         try:
             for part in msg_parts[:-1]:
-                _send(self, part, flags | _SNDMORE, copy, track)
-            sent = _send(self, msg_parts[-1], flags, copy, track)
+                raw_send(self, part, flags | SNDMORE, copy, track)
+            sent = raw_send(self, msg_parts[-1], flags, copy, track)
         except zmq.Again as again:
             raise self.not_sent(flags, again) from None
         trace = self._trace
-        if flags & _SNDMORE:
+        if flags & SNDMORE:
             trace[0] |= MORE_OUT
         else:
             trace[0] = trace[0] & ~(RECEIVED | MORE_OUT) | SENT
@@ -126,7 +117,7 @@ class LeanSocket(zmq.Socket[bytes]):
 
     def not_sent(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:
         """Return the error for a send that could not be done in time; ``again`` if it was not to wait at all."""
-        if again is not None and flags & _NOBLOCK:
+        if again is not None and flags & NOBLOCK:
             return again
         config = self.config
         what = "no peer is connected, or its queue is full" if not config.bind else "no peer takes it"
@@ -138,7 +129,7 @@ class LeanSocket(zmq.Socket[bytes]):
     def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
         """Receive one frame, as ``zmq.Socket.recv`` does."""
         try:
-            frame = _recv(self, int(flags), False, track)
+            frame = raw_recv(self, int(flags), False, track)
         except zmq.Again as again:
             frame = self._receive_late(int(flags), again, False, track)
         trace = self._trace
@@ -152,12 +143,12 @@ class LeanSocket(zmq.Socket[bytes]):
         """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
         flags = int(flags)
         try:
-            frame = _recv(self, flags, False, track)
+            frame = raw_recv(self, flags, False, track)
         except zmq.Again as again:
             frame = self._receive_late(flags, again, False, track)
         frames = [frame.bytes if copy else frame]
         while frame.more:
-            frame = _recv(self, flags, False, track)
+            frame = raw_recv(self, flags, False, track)
             frames.append(frame.bytes if copy else frame)
         trace = self._trace
         trace[0] = trace[0] & ~(SENT | MORE_IN) | RECEIVED
@@ -172,7 +163,7 @@ class LeanSocket(zmq.Socket[bytes]):
         """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""
         size: int = super().recv_into(*args, **kwargs)
         trace = self._trace
-        more = MORE_IN if _get(self, _RCVMORE) else 0
+        more = MORE_IN if raw_get(self, RCVMORE) else 0
         trace[0] = trace[0] & ~(SENT | MORE_IN) | RECEIVED | more
         return size
 
@@ -183,7 +174,7 @@ class LeanSocket(zmq.Socket[bytes]):
     def not_received(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:
         """Return the error for a receive that got nothing in time; ``again`` if it was not to wait at all."""
         config = self.config
-        if again is not None and (flags & _NOBLOCK or config.socket_type not in ASKING):
+        if again is not None and (flags & NOBLOCK or config.socket_type not in ASKING):
             return again
         if config.socket_type not in ASKING:
             return zmq.Again()
@@ -197,7 +188,7 @@ class LeanSocket(zmq.Socket[bytes]):
     def set(self, option: int, optval: int | bytes) -> None:
         """Set an option, as ``zmq.Socket.set`` does; the socket is given up afterwards, time limits excepted."""
         self._trace[0] |= RETIMED if option in _TIME_LIMITS else CHANGED
-        _set(self, option, optval)
+        raw_set(self, option, optval)
 
     setsockopt = set
 
