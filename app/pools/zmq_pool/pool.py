@@ -61,6 +61,8 @@ class ZMQPool(ManagedPool):
         super().__init__(sweep_interval=self.settings.health_check_interval)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._desks: dict[SocketConfig, Desk] = {}
+        # What leasing and publishing call, looked up once: on a local socket each step to it shows.
+        self._leases: dict[SocketConfig, Callable[[float | None], Lease]] = {}
         self._publish: dict[SocketConfig, Callable[[Frames], None]] = {}
         self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
         # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
@@ -84,10 +86,10 @@ class ZMQPool(ManagedPool):
             PoolClosed: the pool is stopped.
         """
         try:
-            desk = self._desks[config]
+            lease = self._leases[config]
         except KeyError:
-            desk = self._open_desk(config)
-        return desk.lease(timeout)
+            lease = self._open_desk(config).lease
+        return lease(timeout)
 
     @property
     def context(self) -> zmq.Context[zmq.Socket[bytes]]:
@@ -229,10 +231,11 @@ class ZMQPool(ManagedPool):
         there, at most ``config.subscriber_wait`` seconds, messages are kept; after that PUB drops what nobody
         has subscribed to.
         """
+        known = self._publish  # taken first: what a stop closes meanwhile must not be known to the next start
         try:
-            send = self._publish[config]
+            send = known[config]
         except KeyError:
-            send = self._publish[config] = self._outlet(config, SocketType.PUB).send
+            send = known[config] = self._outlet(config, SocketType.PUB).send
         send(frames)
 
     def push(self, config: SocketConfig, *frames: bytes) -> None:
@@ -243,10 +246,11 @@ class ZMQPool(ManagedPool):
         Raises:
             NotSent: the queue stayed full for ``config.send_timeout`` seconds.
         """
+        known = self._push  # taken first: what a stop closes meanwhile must not be known to the next start
         try:
-            send = self._push[config]
+            send = known[config]
         except KeyError:
-            send = self._push[config] = self._outlet(config, SocketType.PUSH).send
+            send = known[config] = self._outlet(config, SocketType.PUSH).send
         send(frames)
 
     def _outlet(self, config: SocketConfig, kind: SocketType) -> Outlet:
@@ -282,8 +286,12 @@ class ZMQPool(ManagedPool):
                 desk = self._desks[config] = Desk(
                     config, self.settings, lambda: self.context, self._budget, self._vacate, self._sentinels
                 )
+                self._leases[config] = desk.lease
                 self._hold_back(desk.bucket)
             return desk
+
+    def _forget_keys(self) -> None:
+        self._desks, self._leases, self._publish, self._push = {}, {}, {}, {}
 
     def _vacate(self, config: SocketConfig) -> bool:
         """Have the other configurations that bind the same endpoint, and do not use it, give it up."""
@@ -306,7 +314,8 @@ class ZMQPool(ManagedPool):
 
     def _drain(self, deadline: float) -> list[str]:
         with self._lock:
-            desks, self._desks, self._publish, self._push = self._desks, {}, {}, {}
+            desks = self._desks
+            self._forget_keys()
             multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
             self._multiplexers = {}
         holders = [holder for desk in desks.values() for holder in desk.drain(deadline)]
@@ -338,7 +347,7 @@ class ZMQPool(ManagedPool):
             desk.forget_after_fork()
         self._sentinels.forget_after_fork()
         forks.bury(self._desks, self._multiplexers)
-        self._desks, self._publish, self._push = {}, {}, {}
+        self._forget_keys()
         self._multiplexers = {}
         self._context = None
         self._budget = Budget(self.settings.max_total_connections)
