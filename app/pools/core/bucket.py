@@ -28,7 +28,7 @@ from app.pools.core import forks
 from app.pools.core.budget import Budget
 from app.pools.core.entries import NEVER, Entry, Limits
 from app.pools.core.holders import CallSite, checkout_site
-from app.pools.core.statistics import Histogram, recent_summary
+from app.pools.core.tally import Tally
 from app.pools.core.waiters import Permit, TaskWaiter, ThreadWaiter, Waiter
 from app.pools.errors import PoolClosed, PoolTimeout
 
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DOOMED = 0.0  # an expiry that has always passed
-_REMEMBERED_USES = 4096
 _now = time.monotonic
 
 
@@ -96,15 +95,7 @@ class Bucket(Generic[T]):
         self._paused = False
         self._guarded = False  # closed or paused: what is given back must not become idle
         self._drained = threading.Event()
-        self._misses = 0
-        self._retired_uses = 0
-        self._cleaned = 0
-        self._discarded = 0
-        self._timeouts = 0
-        self._leaks = 0
-        self._waits = Histogram()
-        # The latest leases' durations. Appending is atomic, so that a return takes no lock for it.
-        self._used: deque[float] = deque(maxlen=_REMEMBERED_USES)
+        self._tally = Tally()
 
     # Checkout
 
@@ -238,12 +229,12 @@ class Bucket(Generic[T]):
                 except IndexError:
                     if not last_chance:
                         return None
-                    self._timeouts += 1
+                    self._tally.timeouts += 1
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
             waiter.granted = None  # it is the caller's now: `_abandon` must not give it back as well
             waited = time.monotonic() - waiter.since
-            self._waits.record(waited)
+            self._tally.waits.record(waited)
         if granted is None:
             raise self._timed_out(waited)
         return granted
@@ -277,7 +268,7 @@ class Bucket(Generic[T]):
             closed = self._closed
             if not closed:
                 self._entries.add(entry)
-                self._misses += missed
+                self._tally.misses += missed
         if closed:
             self._destroy(resource)
             raise PoolClosed(self.pool)
@@ -300,7 +291,7 @@ class Bucket(Generic[T]):
     def give_back(self, entry: Entry[T]) -> None:
         """Return a healthy entry, for the next caller."""
         now = _now()
-        self._used.append(now - entry.leased_at)
+        self._tally.used.append(now - entry.leased_at)
         entry.idle_since = now
         entry.leased_at = 0.0
         if entry.expires_at <= now:
@@ -325,7 +316,7 @@ class Bucket(Generic[T]):
         with self._lock:
             known = entry in self._entries
             self._entries.discard(entry)
-            self._retired_uses += entry.uses
+            self._tally.retired_uses += entry.uses
         if known:
             self._release_place()
         return entry.resource
@@ -333,8 +324,8 @@ class Bucket(Generic[T]):
     def discard(self, entry: Entry[T]) -> None:
         """Return an entry that nobody may use again: its state is unknown, broken, or private."""
         with self._lock:
-            self._discarded += 1
-        self._used.append(_now() - entry.leased_at)
+            self._tally.discarded += 1
+        self._tally.used.append(_now() - entry.leased_at)
         self._retire(entry)
 
     def _retire(self, entry: Entry[T]) -> None:
@@ -344,7 +335,7 @@ class Bucket(Generic[T]):
         self._destroy(entry.resource)
         with self._lock:
             self._entries.discard(entry)
-            self._retired_uses += entry.uses
+            self._tally.retired_uses += entry.uses
         self._release_place()
 
     def _serve(self, returned: Entry[T] | None = None) -> None:
@@ -403,7 +394,7 @@ class Bucket(Generic[T]):
         except IndexError:
             return False
         with self._lock:
-            self._cleaned += 1
+            self._tally.cleaned += 1
         self._retire(entry)
         return True
 
@@ -484,7 +475,7 @@ class Bucket(Generic[T]):
         self._idle.extendleft(reversed(kept))
         if ended:
             with self._lock:
-                self._cleaned += len(ended)
+                self._tally.cleaned += len(ended)
             for entry in ended:
                 self._retire(entry)
         if self._waiters:
@@ -497,7 +488,7 @@ class Bucket(Generic[T]):
             if leased_at and now - leased_at >= self.limits.leak_threshold and entry.reported_at != leased_at:
                 entry.reported_at = leased_at
                 with self._lock:
-                    self._leaks += 1
+                    self._tally.leaks += 1
                 log.warning(
                     "a %s connection for %s was not given back yet: %s",
                     self.pool,
@@ -562,24 +553,5 @@ class Bucket(Generic[T]):
     def stats(self) -> dict[str, Any]:
         """Return the bucket's figures; times are seconds."""
         with self._lock:
-            entries = list(self._entries)
-            uses = self._retired_uses
-            waits = self._waits.summary()
-        active = sum(1 for entry in entries if entry.leased_at)
-        # Each entry is counted by its holder alone, so no count is lost and the fast path takes no lock.
-        uses += sum(entry.uses for entry in entries)
-        return {
-            "total": len(entries),
-            "active": active,
-            "idle": len(entries) - active,
-            "waiting": len(self._waiters),
-            "capacity": self.limits.capacity,
-            "hits": max(0, uses - self._misses),
-            "misses": self._misses,
-            "cleaned": self._cleaned,
-            "discarded": self._discarded,
-            "timeouts": self._timeouts,
-            "leaks": self._leaks,
-            "wait": waits,
-            "use": recent_summary(self._used.copy()),
-        }
+            figures = self._tally.summary(self._entries, waiting=len(self._waiters), capacity=self.limits.capacity)
+        return figures | {"use": self._tally.recent_uses()}
