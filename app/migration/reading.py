@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from app.migration.bindings import Bindings
 from app.migration.facts import Call, ClassFacts, FileFacts
+from app.migration.frames import Frame, Use
 from app.migration.lifetimes import INITIALISERS, CallGraph
 from app.migration.names import Scope, dotted, instances_of, symbols_of
 from app.migration.relevance import leads_to_library, may_open
@@ -24,31 +24,6 @@ _RUNNERS = frozenset({"to_thread", "run_in_executor", "submit", "run_sync", "run
 _PASSES = (ast.Constant, ast.Name, ast.Pass, ast.Break, ast.Continue)
 
 
-@dataclass(slots=True)
-class _Use:
-    """A watched method called on a variable."""
-
-    method: str
-    line: int
-    guarded: bool
-
-
-@dataclass(slots=True)
-class _Frame:
-    """A function while it is read."""
-
-    scope: Scope
-    is_init: bool = False
-    loops: int = 0
-    loop_text: str = ""
-    finallies: int = 0
-    whiles: list[int] = field(default_factory=list)
-    uses: dict[str, list[_Use]] = field(default_factory=dict)
-    kept: dict[str, tuple[str, str]] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
-    values: list[str] = field(default_factory=list)
-
-
 class Reader:
     """Walks one tree, statements before the bodies of the functions among them, so that names are bound first."""
 
@@ -56,7 +31,7 @@ class Reader:
         self._lines = source.split("\n")
         self.facts = FileFacts()
         self._module = Scope("module", "", None)
-        self._frame = _Frame(self._module)
+        self._frame = Frame(self._module)
         self._frames = [self._frame]
         self._later: list[tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, Scope, bool]] = []
         self._bindings = Bindings(self.facts)
@@ -184,7 +159,7 @@ class Reader:
         self._later.append((node, scope, False))
 
     def _body(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope, is_init: bool) -> None:
-        self._frame = _Frame(scope, is_init)
+        self._frame = Frame(scope, is_init)
         self._frames.append(self._frame)
         if isinstance(node, ast.Lambda):
             self._visit_for(node.body, "return", "")
@@ -438,7 +413,7 @@ class Reader:
     def _use(self, node: ast.expr, method: str, line: int, *, guarded: bool) -> None:
         """Note that a watched method is called on what ``node`` holds."""
         if isinstance(node, ast.Name):
-            self._frame.uses.setdefault(node.id, []).append(_Use(method, line, guarded))
+            self._frame.uses.setdefault(node.id, []).append(Use(method, line, guarded))
         for symbol in symbols_of(node, self._frame.scope):
             owner, _, attribute = symbol.rpartition(".")
             facts = self.facts.classes.get(owner[1:].removesuffix("()")) if owner.startswith(":") else None
@@ -470,32 +445,13 @@ class Reader:
                 for call in frame.calls
                 if any(leads_to_library(symbol, facts, self._module.bound) for symbol in call.callee)
             ]
-            rebound = _rebindings(frame.calls)
             for call in frame.calls:
-                self._complete(call, frame, rebound)
+                call.text = self._text(call)
+                call.once = self._graph.once(call.function)
+            frame.complete()
             facts.calls.extend(frame.calls)
         facts.calls.sort(key=lambda call: (call.line, call.column))
-
-    def _complete(self, call: Call, frame: _Frame, rebound: dict[str, list[int]]) -> None:
-        call.text = self._text(call)
-        call.once = self._graph.once(call.function)
-        call.looped = any(line >= call.line for line in frame.whiles) and call.scope != "loop"
-        if call.target in ("local", "with", "closing", "global") and call.place:
-            end = next((line for line in rebound.get(call.place, ()) if line > call.line), None)
-            for use in frame.uses.get(call.place, ()):
-                if use.line >= call.line and (end is None or use.line < end):
-                    (call.guarded if use.guarded else call.methods).append(use.method)
-            if call.target == "local" and call.place in frame.kept:
-                call.target, call.place = frame.kept[call.place]
 
     def _text(self, call: Call) -> str:
         text = " ".join(self._lines[call.line - 1 : min(call.end_line, call.line + 5)])
         return " ".join(text.split())[:200]
-
-
-def _rebindings(calls: Sequence[Call]) -> dict[str, list[int]]:
-    lines: dict[str, list[int]] = {}
-    for call in calls:
-        if call.place:
-            lines.setdefault(call.place, []).append(call.line)
-    return {place: sorted(found) for place, found in lines.items()}
