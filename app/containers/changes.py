@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Self, TypeVar
 
 from dependency_injector import providers
@@ -49,7 +50,7 @@ class Observed(providers.Provider[T]):
         changes.note()
 
 
-class Copied(providers.Provider[T]):
+class Copied(providers.Provider[T], ABC):
     """A provider that a container's instance has a copy of: an instance is a deep copy of its class."""
 
     def __deepcopy__(self, memo: dict[Any, Any] | None = None) -> Self:
@@ -60,6 +61,6 @@ class Copied(providers.Provider[T]):
             self._copy_overridings(copied, memo)
         return copied
 
+    @abstractmethod
     def _copy(self, memo: dict[Any, Any]) -> Self:
         """Return a new one that needs the copies of what this one needs; ``memo`` is for ``providers.deepcopy``."""
-        raise NotImplementedError
