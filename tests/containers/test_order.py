@@ -9,6 +9,7 @@ from dependency_injector import containers, providers
 
 from app.containers import Lifecycle, Pooled, StartTimeoutError
 from tests.support.ledger import Ledger
+from tests.support.threads import together
 
 ROUNDS = 50
 
@@ -106,28 +107,18 @@ def test_the_first_use_from_twenty_threads_makes_one_pool() -> None:
     """However many come first at once, there is one pool."""
     for _ in range(ROUNDS):
         pool = Pooled(Ledger)
-        together, seen = threading.Barrier(20), list[Any]()
-
-        def use(pool: Any = pool, together: Any = together, seen: Any = seen) -> None:
-            together.wait(30)
-            seen.append(pool())
-
-        threads = [threading.Thread(target=use) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
+        seen = together(pool, 20)
         assert 20 == len(seen)
         assert 1 == len({id(each) for each in seen})
 
 
 def test_pools_that_are_slow_to_make_are_made_at_the_same_time() -> None:
     """Two independent pools that each wait for the other one to be made do not keep each other out."""
-    together = threading.Barrier(2)
+    meeting = threading.Barrier(2)
 
     class Slow(Ledger):
         def __init__(self) -> None:
-            together.wait(30)
+            meeting.wait(30)
             super().__init__()
 
     class Container(containers.DeclarativeContainer):
@@ -140,11 +131,11 @@ def test_pools_that_are_slow_to_make_are_made_at_the_same_time() -> None:
 
 def test_independent_parts_start_at_the_same_time_each_within_its_limit() -> None:
     """Parts of one wave wait for each other; of two that hang both are named."""
-    together, hold = threading.Barrier(3), threading.Event()
+    meeting, hold = threading.Barrier(3), threading.Event()
 
     class Meeting(Ledger):
         def start(self) -> None:
-            together.wait(30)
+            meeting.wait(30)
 
     class Hanging(Ledger):
         def start(self) -> None:

@@ -15,6 +15,7 @@ from app.containers import LeaseProvider, Lifecycle, NotWiredError, Pooled, Prov
 from app.containers.testing import override
 from tests.support.ledger import Connection, Ledger, LedgerContainer
 from tests.support.modules import module_with
+from tests.support.threads import together
 
 
 def make_function() -> Callable[[], bool]:
@@ -140,18 +141,7 @@ def test_functions_decorated_after_the_start_are_served() -> None:
     with Lifecycle(LedgerContainer(), modules=[__name__]):
         for _ in range(20):
             handle = make_function()
-            together, results = threading.Barrier(4), list[bool]()
-
-            def call(handle: Any = handle, together: Any = together, results: Any = results) -> None:
-                together.wait(30)
-                results.append(handle())
-
-            threads = [threading.Thread(target=call) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(30)
-            assert [True] * 4 == results
+            assert [True] * 4 == together(handle, 4)
     with pytest.raises(NotWiredError):
         handle()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -393,3 +394,19 @@ def test_who_leaves_the_queue_of_writers_does_not_hold_up_the_next(numbers: tupl
         await pool.stop_async()
 
     asyncio.run(storm())
+
+
+def test_a_script_whose_snapshot_is_stale_says_what_happened(counter: DatabaseConfig) -> None:
+    """A script that reads, and writes after another program did, is told so instead of "database is locked"."""
+    with SQLPool() as pool, contextlib.closing(sqlite3.connect(counter.database, isolation_level=None)) as other:
+        with contextlib.closing(pool.engine(counter).raw_connection()) as connection:
+            driver = connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.create_function("interfere", 0, lambda: other.execute("UPDATE counter SET value = 7").rowcount)
+
+            with pytest.raises(sqlite3.OperationalError, match="read before another one wrote"):
+                driver.executescript(
+                    "BEGIN; SELECT value FROM counter; SELECT interfere(); UPDATE counter SET value = 8"
+                )
+
+        assert value(pool, counter) == 7

@@ -113,7 +113,7 @@ def test_sixty_four_threads_renew_a_token_once(pool: HTTPPool, server: Misbehavi
 
     def fetch() -> str:
         calls.append(1)
-        time.sleep(0.02)
+        time.sleep(0.02)  # a refresh takes a while, in which the other threads come and must not begin one
         return f"token{len(calls)}"
 
     config = HTTPConfig(server.url, auth=fetch)
