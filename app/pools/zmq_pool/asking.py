@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any
 
 import zmq
 
-from app.pools.zmq_pool.backend import EVENTS, NOBLOCK, POLLIN, RCVMORE, SNDMORE, raw_get, raw_recv, raw_send, raw_set
+from app.pools.zmq_pool.backend import (
+    EVENTS,
+    NOBLOCK,
+    POLLIN,
+    RCVMORE,
+    SMALL,
+    SNDMORE,
+    raw_get,
+    raw_recv,
+    raw_send,
+    raw_set,
+    send_now,
+    sizes,
+)
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
@@ -19,6 +34,10 @@ _RCVTIMEO = int(zmq.RCVTIMEO)
 
 _LOOK_EVERY = 0.2
 """Seconds after which a receive that waits looks whether the endpoint is down."""
+
+_last_sender = [0]
+"""Which thread sent the last request of this process. If it was another one, threads compete for the interpreter's
+lock, and a send keeps it; one that is alone can let go of it at no cost, which is the cheaper call."""
 
 
 class RequestSocket(LeanSocket):
@@ -36,7 +55,14 @@ class RequestSocket(LeanSocket):
     _patience: float
     """How many seconds a receive may wait in all; 0 where libzmq keeps the limit."""
 
+    _address: ctypes.c_void_p
+    """Of libzmq's socket, for ``send_now``."""
+
     _spoiled = LeanSocket._spoiled | SENT
+
+    def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
+        super().__init__(context, kind, config)
+        self.__dict__["_address"] = ctypes.c_void_p(self.underlying)
 
     def reusable(self) -> bool:
         """Say whether the lessee left the socket as it was given, and make it as new."""
@@ -51,12 +77,22 @@ class RequestSocket(LeanSocket):
         trace = self._trace
         if flags or draft or trace[0] & ~RECEIVED:
             return self._send_with_care(super().send, data, flags, copy, track, **draft)
-        try:
-            sent = raw_send(self, data, 0, copy, track)
-        except zmq.Again:
-            raise self.not_sent() from None
-        except zmq.ZMQError:
-            return self._send_with_care(super().send, data, flags, copy, track)
+        sent = None
+        me = get_ident()
+        alone, _last_sender[0] = _last_sender[0] == me, me
+        if (
+            alone
+            or track
+            or data.__class__ is not bytes
+            or (length := len(data)) > SMALL
+            or send_now(self._address, data, sizes[length], NOBLOCK) < 0
+        ):
+            try:
+                sent = raw_send(self, data, 0, copy, track)
+            except zmq.Again:
+                raise self.not_sent() from None
+            except zmq.ZMQError:
+                return self._send_with_care(super().send, data, flags, copy, track)
         trace[0] = SENT
         return sent
 
@@ -65,20 +101,39 @@ class RequestSocket(LeanSocket):
         trace = self._trace
         if flags or draft or trace[0] & ~RECEIVED or u.__class__ is not str:
             return super().send_string(u, flags, copy, encoding, **draft)
-        try:
-            sent = raw_send(self, u.encode(encoding), 0, copy, False)
-        except zmq.Again:
-            raise self.not_sent() from None
-        except zmq.ZMQError:
-            return super().send_string(u, flags, copy, encoding)
+        data = u.encode(encoding)
+        me = get_ident()
+        alone, _last_sender[0] = _last_sender[0] == me, me
+        if alone or (length := len(data)) > SMALL or send_now(self._address, data, sizes[length], NOBLOCK) < 0:
+            try:
+                raw_send(self, data, 0, copy, False)
+            except zmq.Again:
+                raise self.not_sent() from None
+            except zmq.ZMQError:
+                return self._send_with_care(super().send, data, flags, copy)
         trace[0] = SENT
-        return sent
+        return None
 
     def send_multipart(
         self, msg_parts: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False, **draft: Any
     ) -> Any:
         """Send a message of several frames, as ``zmq.Socket.send_multipart`` does."""
-        return self._send_with_care(super().send_multipart, msg_parts, flags, copy, track, **draft)
+        trace = self._trace
+        plain = not (flags or track or draft or trace[0] & ~RECEIVED)
+        for part in msg_parts:
+            plain = plain and part.__class__ is bytes
+        if not plain:
+            return self._send_with_care(super().send_multipart, msg_parts, flags, copy, track, **draft)
+        try:
+            for part in msg_parts[:-1]:
+                raw_send(self, part, SNDMORE, copy, False)
+            raw_send(self, msg_parts[-1], 0, copy, False)
+        except zmq.Again:
+            raise self.not_sent() from None
+        except zmq.ZMQError:
+            return self._send_with_care(super().send_multipart, msg_parts, flags, copy)
+        trace[0] = SENT
+        return None
 
     def _send_with_care(self, send: Callable[..., Any], *arguments: Any, **draft: Any) -> Any:
         """Send; a refusal because the last lessee left frames unread is not this one's."""
@@ -182,7 +237,8 @@ class RequestSocket(LeanSocket):
 
     def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
         """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
-        self._expect_request()
+        if not self._trace[0] & BEGUN:
+            raise zmq.ZMQError(zmq.EFSM)
         return super().recv_multipart(flags, copy, track)
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
