@@ -45,7 +45,8 @@ class _Ours(dict[str, bool]):
         return answer
 
 
-_ours = _Ours()
+is_ours = _Ours()
+"""By a file's name: whether it is one of those."""
 
 
 def checkout_site(skip: int) -> CallSite:
@@ -58,7 +59,7 @@ def checkout_site(skip: int) -> CallSite:
         skip: how many of the innermost frames to leave out, this function's not counted.
     """
     frame: FrameType | None = _getframe(skip)
-    while frame is not None and _ours[(code := frame.f_code).co_filename]:
+    while frame is not None and is_ours[(code := frame.f_code).co_filename]:
         frame = frame.f_back
     return () if frame is None else (code, frame.f_lasti, get_ident())
 
@@ -67,7 +68,7 @@ def render(site: CallSite, frames: int = 8) -> str:
     """Return ``site`` as ``file:line in function <- caller...``, from the first frame outside the pools."""
     flat = _resolved(site, frames)
     parts = [(code, offset) for code, offset in zip(flat[::2], flat[1::2], strict=True) if isinstance(code, CodeType)]
-    outside = [part for part in parts if not _ours[part[0].co_filename]] or parts
+    outside = [part for part in parts if not is_ours[part[0].co_filename]] or parts
     return " <- ".join(
         f"{os.path.basename(code.co_filename)}:{_line(code, offset)} in {code.co_name}"
         for code, offset in outside[:frames]
@@ -78,7 +79,7 @@ def _resolved(site: CallSite, depth: int) -> tuple[CodeType | int, ...]:
     """Return the frames of ``site``, asking its thread if it names one."""
     if isinstance(site, int):
         frame = sys._current_frames().get(site)
-        while frame is not None and _ours[frame.f_code.co_filename]:
+        while frame is not None and is_ours[frame.f_code.co_filename]:
             frame = frame.f_back
         return _frames(frame, depth)
     if len(site) % 2 == 0:

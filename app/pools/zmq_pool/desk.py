@@ -27,6 +27,7 @@ from app.pools.zmq_pool.leases import (
     Lease,
     OutletLease,
     PrivateLease,
+    RequestLease,
     SharedLease,
 )
 from app.pools.zmq_pool.opening import open_socket
@@ -190,7 +191,9 @@ def _lease_for(config: SocketConfig) -> type[SharedLease]:
     kind = config.socket_type
     if config.bind:
         return BoundPrivateLease if kind is SocketType.SUB else BoundLease
-    if kind in ASKING:
+    if kind is SocketType.REQ:
+        return RequestLease
+    if kind is SocketType.DEALER:
         return SharedLease
     if kind is SocketType.PULL:
         return KeptLease
