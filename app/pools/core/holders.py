@@ -18,7 +18,13 @@ a call of its thread, that thread's identifier: what the thread is doing says it
 
 _OUR_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 _getframe = sys._getframe
-_INNER = (os.path.join(_OUR_OWN, "pools") + os.sep, os.path.join(_OUR_OWN, "containers") + os.sep)
+# What hands leases on: the pools and containers, `ExitStack`, and the wrappers that `inject` compiles from text.
+_inner: tuple[str, ...] = (
+    os.path.join(_OUR_OWN, "pools") + os.sep,
+    os.path.join(_OUR_OWN, "containers") + os.sep,
+    "<inject ",
+    contextlib.__file__,
+)
 
 
 def call_site(depth: int, skip: int = 2) -> CallSite:
@@ -37,16 +43,22 @@ def _frames(innermost: FrameType | None, depth: int) -> tuple[CodeType | int, ..
 
 
 class _Ours(dict[str, bool]):
-    """Whether a file is one that hands leases on (pools, containers, ``ExitStack``), for each file seen."""
+    """Whether a file is one that hands leases on, for each file seen."""
 
     def __missing__(self, filename: str) -> bool:
-        # `inject` compiles its wrappers from text, under a file name of this form.
-        answer = self[filename] = filename.startswith((*_INNER, "<inject ", contextlib.__file__))
+        answer = self[filename] = filename.startswith(_inner)
         return answer
 
 
 is_ours = _Ours()
 """By a file's name: whether it is one of those."""
+
+
+def look_past(*filenames: str) -> None:
+    """Name as a lease's holder who called the code in files that begin so, which checks out on its callers' behalf."""
+    global _inner
+    _inner = (*_inner, *filenames)
+    is_ours.clear()
 
 
 def checkout_site(skip: int) -> CallSite:
@@ -58,7 +70,11 @@ def checkout_site(skip: int) -> CallSite:
     Args:
         skip: how many of the innermost frames to leave out, this function's not counted.
     """
-    frame: FrameType | None = _getframe(skip)
+    return site_above(_getframe(skip))
+
+
+def site_above(frame: FrameType | None) -> CallSite:
+    """Return the first frame outside the pools and containers among ``frame`` and its callers, and this thread."""
     while frame is not None and is_ours[(code := frame.f_code).co_filename]:
         frame = frame.f_back
     return () if frame is None else (code, frame.f_lasti, get_ident())

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
+import sqlalchemy
+from greenlet import getcurrent
 from sqlalchemy.pool import Pool
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
-from app.pools.core.holders import CallSite
+from app.pools.core.holders import CallSite, look_past, site_above
 from app.pools.sql_pool.connections import ConnectionBucket, Record
+
+# An Engine or a Session checks out for its user, who is the holder. Some of their methods are compiled from text.
+look_past(os.path.dirname(sqlalchemy.__file__) + os.sep, "<sqlalchemy generated ")
 
 
 class Request(NamedTuple):
@@ -22,7 +28,7 @@ class Request(NamedTuple):
     timeout: float | None
     """Seconds to wait for a connection."""
     site: CallSite | None
-    """Who asks, if known; below an AsyncEngine the stack shows only SQLAlchemy."""
+    """Who asks, if known."""
 
 
 _request: ContextVar[Request] = ContextVar("request", default=Request(None, None))  # noqa: B039 - it is immutable
@@ -122,7 +128,14 @@ class LeasePool(Pool):
     def _do_get(self) -> Record:
         timeout, site = _request.get()
         bucket = self.bucket
-        entry = await_(bucket.checkout_async(timeout, site)) if self._is_asyncio else bucket.checkout(timeout, site)
+        if self._is_asyncio:
+            # SQLAlchemy runs this in a greenlet, whose stack ends at SQLAlchemy; its user is on the one that it left.
+            parent = getcurrent().parent
+            if site is None and parent is not None:
+                site = site_above(parent.gr_frame)
+            entry = await_(bucket.checkout_async(timeout, site))
+        else:
+            entry = bucket.checkout(timeout, site)
         record = entry.resource
         record.entry = entry
         if not record.transactional:

@@ -5,9 +5,12 @@ import inspect
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import default
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, base
 
-from app.pools.sql_pool import DatabaseConfig, SQLPool
+from app.pools.errors import PoolTimeout
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 
 
 def test_a_pool_is_asked_and_given_back_records() -> None:
@@ -91,3 +94,37 @@ async def test_a_detached_connection_is_its_users_own(pool: SQLPool, database: D
         connection.sync_connection.detach()
         assert (await connection.execute(text("SELECT 1"))).scalar() == 1
     await pool.stop_async()
+
+
+def _holder(pool: SQLPool, database: DatabaseConfig) -> str:
+    """Return who the error of a checkout in vain says holds the connection."""
+    with pytest.raises(PoolTimeout) as caught, pool.connection(database, timeout=0.05):
+        pass
+    return str(caught.value.longest_holder)
+
+
+def test_the_holder_of_an_engines_connection_is_named(database: DatabaseConfig) -> None:
+    """A lease through Engine or Session is held by the line that uses it, not by one of SQLAlchemy's."""
+    with SQLPool(SQLPoolSettings(max_connections=1)) as pool:
+        with pool.engine(database).connect():
+            assert "test_lease_pool.py" in _holder(pool, database).split(" <- ")[0]
+        with Session(pool.engine(database)) as session:
+            session.execute(text("SELECT 1"))
+            assert "test_lease_pool.py" in _holder(pool, database).split(" <- ")[0]
+
+
+async def test_the_holder_of_an_async_engines_connection_is_named(database: DatabaseConfig) -> None:
+    """A lease through AsyncEngine or AsyncSession, too, is held by the line that uses it."""
+    async with SQLPool(SQLPoolSettings(max_connections=1)) as pool:
+        engine = pool.async_engine(database)
+        async with engine.connect():
+            with pytest.raises(PoolTimeout) as caught:
+                async with pool.connection(database, timeout=0.05):
+                    pass
+        assert "test_lease_pool.py" in str(caught.value.longest_holder).split(" <- ")[0]
+        async with AsyncSession(engine) as session:
+            await session.execute(text("SELECT 1"))
+            with pytest.raises(PoolTimeout) as caught:
+                async with pool.connection(database, timeout=0.05):
+                    pass
+        assert "test_lease_pool.py" in str(caught.value.longest_holder).split(" <- ")[0]
