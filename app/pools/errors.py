@@ -56,6 +56,7 @@ class PoolTimeout(PoolError, TimeoutError):
         longest_holder: where the connection held longest was checked out, or ``None``.
         total: the cap that the key shares with others, if that is what was reached.
         sharers: who shares it.
+        setting: the setting that holds the cap which was reached.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class PoolTimeout(PoolError, TimeoutError):
         longest_holder: str | None = None,
         total: int | None = None,
         sharers: str = "the pool",
+        setting: str | None = None,
     ) -> None:
         self.pool = pool
         self.key = key
+        self.setting = setting or f"{pool.upper()}_POOL_MAX_CONNECTIONS"
         self.capacity = capacity
         self.in_use = in_use
         self.waiters = waiters
@@ -91,7 +94,7 @@ class PoolTimeout(PoolError, TimeoutError):
             message += f"; all {self.total} connections that {self.sharers} may have are taken"
         if self.longest_holder is not None:
             message += f"; held longest: {self.longest_holder}"
-        return f"{message}. Give connections back sooner, or raise {self.pool.upper()}_POOL_MAX_CONNECTIONS"
+        return f"{message}. Give connections back sooner, or raise {self.setting}"
 
 
 class LeaseLeaked(PoolError):

@@ -437,6 +437,7 @@ class Bucket(Generic[T]):
             longest_holder=None if longest is None else longest.held(),
             total=None if spent is None else spent.capacity,
             sharers="the pool" if spent is None else spent.sharers,
+            setting=None if spent is None else spent.setting,
         )
 
     # Housekeeping

@@ -31,11 +31,13 @@ class Budget:
     Args:
         capacity: connections of all buckets together, at most.
         sharers: whose buckets they are, for the error of who waits in vain.
+        setting: where the capacity is set, for the same error; the pool's cap for each key unless given.
     """
 
-    def __init__(self, capacity: int, sharers: str = "the pool") -> None:
+    def __init__(self, capacity: int, sharers: str = "the pool", setting: str | None = None) -> None:
         self.capacity = capacity
         self.sharers = sharers
+        self.setting = setting
         self._lock = threading.Lock()
         self._left = capacity
         self._members: weakref.WeakSet[Spender] = weakref.WeakSet()

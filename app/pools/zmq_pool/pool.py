@@ -67,7 +67,7 @@ class ZMQPool(ManagedPool):
         self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
         # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
         self._multiplexers: dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexer]] = {}
-        self._budget = Budget(self.settings.max_total_connections)
+        self._budget = _total_cap(self.settings)
         self._sentinels = Sentinels(lambda: self.context)
 
     # Leases
@@ -350,7 +350,11 @@ class ZMQPool(ManagedPool):
         self._forget_keys()
         self._multiplexers = {}
         self._context = None
-        self._budget = Budget(self.settings.max_total_connections)
+        self._budget = _total_cap(self.settings)
+
+
+def _total_cap(settings: ZMQPoolSettings) -> Budget:
+    return Budget(settings.max_total_connections, setting="ZMQ_POOL_MAX_TOTAL_CONNECTIONS")
 
 
 def _expect(config: SocketConfig, kind: SocketType) -> None:
