@@ -1,6 +1,7 @@
 """``AgentContainer`` with its real pools: what an agent's method receives."""
 
 import asyncio
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -13,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from app.containers import AgentContainer, Lifecycle, Provide, Resources, inject
-from app.pools.errors import ConfigError
+from app.pools.errors import ConfigError, NotSent
 from app.pools.http_pool import HTTPClient
 from app.pools.sql_pool import Database, get_sqlite_config
-from app.pools.zmq_pool import Peer, Publisher
+from app.pools.zmq_pool import KeyPair, Peer, Publisher, SocketConfig, SocketType, ZMQPool
 
 CALLS = 50
 
@@ -183,3 +184,37 @@ def test_resources_come_from_the_environment_above_the_file(tmp_path: Path, monk
 
     assert str(tmp_path / "one.db") == container.databases.one.config.database
     assert str(tmp_path / "other.db") == container.databases.two.config.database
+
+
+def test_key_files_named_in_the_file_encrypt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets of poolwire.toml whose `curve` names key files serve each other, and nobody without the server's key."""
+    (tmp_path / "keys").mkdir()
+    for name in ("server", "client"):
+        KeyPair.new().write(tmp_path / "keys", name)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    (tmp_path / "poolwire.toml").write_text(
+        f"""
+        [sockets.served]
+        type = "REP"
+        endpoint = "{endpoint}"
+        bind = true
+        curve = {{ keys = "keys/server.key_secret" }}
+
+        [sockets.asked]
+        type = "REQ"
+        endpoint = "{endpoint}"
+        curve = {{ server = "keys/server.key", keys = "keys/client.key_secret" }}
+        """
+    )
+    monkeypatch.chdir(tmp_path)
+    container: Any = AgentContainer()
+    asked, served = container.sockets.asked.config, container.sockets.served.config
+    with ZMQPool() as pool, pool.socket(served) as server, pool.socket(asked) as client:
+        client.send(b"a secret")
+        assert b"a secret" == server.recv()
+        server.send(b"kept")
+        assert b"kept" == client.recv()
+        plain = SocketConfig(SocketType.REQ, endpoint, send_timeout=0.5)
+        with pytest.raises(NotSent):
+            pool.request(plain, b"a secret")
