@@ -153,8 +153,16 @@ class Desk:
         return self._sentinel.trouble() if self._sentinel is not None else ""
 
     def _close(self, socket: LeanSocket) -> None:
+        unread = socket.unread() if self.config.socket_type is SocketType.PULL else 0
         socket.close()
         self._freed_at = time.monotonic()
+        if unread:
+            log.warning(
+                "%s: at least %d received messages that nobody had read were lost with the socket. "
+                "Before a stop, end those who push and read what is left",
+                self.config.label,
+                unread,
+            )
 
     def drain(self, deadline: float) -> list[str]:
         """Send what is queued and wait for the leases until ``deadline``; return who still holds one."""

@@ -8,6 +8,7 @@ less whether more follow.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from app.pools.zmq_pool.timeouts import ReplyTimedOut, SendTimedOut
 from app.pools.zmq_pool.trace import CHANGED, MORE_IN, MORE_OUT, RECEIVED, RETIMED, SENT
 
 _TIME_LIMITS = {int(zmq.RCVTIMEO): "RCVTIMEO", int(zmq.SNDTIMEO): "SNDTIMEO"}
+
+_COUNTED_AT_MOST = 100_000
 
 
 class LeanSocket(zmq.Socket[bytes]):
@@ -166,6 +169,16 @@ class LeanSocket(zmq.Socket[bytes]):
         more = MORE_IN if raw_get(self, RCVMORE) else 0
         trace[0] = trace[0] & ~(SENT | MORE_IN) | RECEIVED | more
         return size
+
+    def unread(self) -> int:
+        """Read away the messages that wait, of a socket about to be closed. Returns how many, if not very many."""
+        count = 0
+        with contextlib.suppress(zmq.ZMQError):
+            while not self.closed and count < _COUNTED_AT_MOST:  # peers may send on all the while
+                while raw_recv(self, NOBLOCK, False).more:
+                    pass
+                count += 1
+        return count
 
     def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
         """Receive what did not come within libzmq's time limit, or raise."""

@@ -478,6 +478,34 @@ def test_idle_sockets_are_closed_and_bound_ones_are_not(free_endpoint):
         assert 1 == pool.get_stats()["pools"][bound.label]["total"]
 
 
+@pytest.mark.parametrize("bind", [True, False])
+def test_messages_lost_with_a_pull_are_counted(pool, free_endpoint, caplog, bind):
+    """A PULL in which messages wait when the pool stops leaves a warning with their number, one that was read none."""
+    context = zmq.Context()
+    push = context.socket(zmq.PUSH)
+    push.linger = 0
+    (push.connect if bind else push.bind)(free_endpoint)
+    config = SocketConfig(SocketType.PULL, free_endpoint, bind=bind, receive_timeout=20)
+    try:
+        with pool.socket(config) as pull:
+            push.send(b"read")
+            push.send_multipart([b"not", b"read"])
+            assert b"read" == pull.recv()
+            assert pull.poll(20_000)
+        pool.stop()
+        assert "at least 1 received messages" in caplog.text
+        caplog.clear()
+        pool.start()
+        with pool.socket(config) as pull:
+            push.send(b"read")
+            assert b"read" == pull.recv()
+        pool.stop()
+        assert "" == caplog.text
+    finally:
+        push.close()
+        context.term()
+
+
 def test_the_context_has_room_for_many_sockets(pool):
     """The context's limit of sockets follows the process's descriptors instead of libzmq's 1023."""
     assert socket_limit() == pool.context.get(zmq.MAX_SOCKETS)
