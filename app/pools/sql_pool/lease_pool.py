@@ -15,7 +15,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
-from app.pools.core.holders import CallSite, look_past, site_above
+from app.pools.core.holders import CallSite, Surface, look_past, site_above
 from app.pools.sql_pool.connections import ConnectionBucket, Record
 
 # An Engine or a Session checks out for its user, who is the holder. Some of their methods are compiled from text.
@@ -86,6 +86,7 @@ class LeasePool(Pool):
     ) -> None:
         super().__init__(creator, **options)
         self._driver = driver
+        self._surface = Surface()
         asynchronous = self._is_asyncio
         self.bucket = ConnectionBucket(
             label,
@@ -135,7 +136,7 @@ class LeasePool(Pool):
                 site = site_above(parent.gr_frame)
             entry = await_(bucket.checkout_async(timeout, site))
         else:
-            entry = bucket.checkout(timeout, site)
+            entry = bucket.checkout(timeout, self._surface.site() if site is None else site)
         record = entry.resource
         record.entry = entry
         if not record.transactional:
