@@ -57,8 +57,8 @@ class Exchange:
         for part in parts:
             self.writer.write(part)
             await self.writer.drain()
-            if every:
-                await asyncio.sleep(every)
+            # Always a pause: over TLS `drain` may return at once for ever after the client has gone (Python 3.11).
+            await asyncio.sleep(every)
 
     async def answer(self, status: int = 200, body: bytes = b"{}", **headers: str) -> None:
         fields = {"Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -280,6 +280,7 @@ class MisbehavingServer:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(10)
+        assert not self._thread.is_alive(), "the server did not stop"
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:

@@ -31,7 +31,7 @@ class TCPServer(ABC):
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(10), "the server did not start"
         return self
 
     def __exit__(
@@ -39,6 +39,7 @@ class TCPServer(ABC):
     ) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(10)
+        assert not self._thread.is_alive(), "the server did not stop"
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
