@@ -480,7 +480,7 @@ def test_idle_sockets_are_closed_and_bound_ones_are_not(free_endpoint):
 
 @pytest.mark.parametrize("bind", [True, False])
 def test_messages_lost_with_a_pull_are_counted(pool, free_endpoint, caplog, bind):
-    """A PULL in which messages wait when the pool stops leaves a warning with their number, one that was read none."""
+    """A PULL in which messages wait when the pool stops leaves a warning with their number, an empty one none."""
     context = zmq.Context()
     push = context.socket(zmq.PUSH)
     push.linger = 0
@@ -496,9 +496,8 @@ def test_messages_lost_with_a_pull_are_counted(pool, free_endpoint, caplog, bind
         assert "at least 1 received messages" in caplog.text
         caplog.clear()
         pool.start()
-        with pool.socket(config) as pull:
-            push.send(b"read")
-            assert b"read" == pull.recv()
+        with pool.socket(config):
+            pass
         pool.stop()
         assert "" == caplog.text
     finally:
