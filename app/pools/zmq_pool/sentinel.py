@@ -1,8 +1,9 @@
 """Sentinels: whether an endpoint can be reached, learnt by watching a connection and sending nothing.
 
 A monitor on every pooled socket would double the process's descriptors. So one socket per endpoint is watched;
-it connects like the others, and neither sends nor is sent anything. There is none for types whose peer would
-hand it messages (PULL, REP, PAIR, ROUTER, DEALER), nor for ``inproc``, which has no connections to watch.
+it connects like the others, and neither sends nor is sent anything. A DEALER's is a REQ, to which no peer gives
+messages unasked as it would to a DEALER. There is none for types whose peers hand messages to whoever connects
+(PULL, REP, PAIR, ROUTER), nor for ``inproc``, which has no connections to watch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any
 
 import zmq
@@ -22,7 +24,8 @@ from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.opening import open_idle
 
-_UNOBTRUSIVE = frozenset({SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH})
+_WATCHED_AS = {kind: kind for kind in (SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH)}
+_WATCHED_AS[SocketType.DEALER] = SocketType.REQ
 
 # What says who connects, and by which way.
 _IDENTITY = ("CURVE_", "GSSAPI_", "PLAIN_", "SOCKS_")
@@ -53,18 +56,20 @@ class Sentinel:
     """
 
     def __init__(self, context: zmq.Context[Any], config: SocketConfig) -> None:
+        kind = _WATCHED_AS[config.socket_type]
+        self._stands_in = kind is not config.socket_type
         self.config = config
         self.up: bool | None = None
         self.last_error = ""
         self.reconnects = 0
         self.since = time.time()
         self._ever_up = False
-        self._socket, self._monitor = open_idle(context, config, _WATCHED)
+        self._socket, self._monitor = open_idle(context, replace(config, socket_type=kind), _WATCHED)
 
     @staticmethod
     def suits(config: SocketConfig) -> bool:
         """Say whether an endpoint can be watched without disturbing its peer."""
-        return not config.bind and config.socket_type in _UNOBTRUSIVE and not config.endpoint.startswith("inproc:")
+        return not config.bind and config.socket_type in _WATCHED_AS and not config.endpoint.startswith("inproc:")
 
     def descriptor(self) -> int | None:
         """Return what to wait for."""
@@ -82,6 +87,8 @@ class Sentinel:
             self.reconnects += self._ever_up
             self._ever_up = True
             self._turn(up=True)
+        elif event == zmq.EVENT_DISCONNECTED and self._stands_in and not self.up:
+            self.up = None  # there is a peer: a DEALER, say, which takes a DEALER and not the REQ that stands in for it
         elif event == zmq.EVENT_DISCONNECTED:
             if self.up:
                 self.last_error = "the connection was lost"
@@ -135,7 +142,7 @@ class Sentinels:
         if not Sentinel.suits(config):
             return None
         identity = tuple(each for each in config.libzmq_options().items() if each[0].startswith(_IDENTITY))
-        key = (config.endpoint, config.socket_type, identity)
+        key = (config.endpoint, _WATCHED_AS[config.socket_type], identity)
         context = self._context()
         with self._lock:
             sentinel = self._all.get(key)

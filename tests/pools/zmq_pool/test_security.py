@@ -216,6 +216,47 @@ def test_an_endpoint_that_comes_and_goes_is_seen_without_sending(pool, free_endp
     assert 1 == pool.get_stats()["pools"][label]["reconnects"]
 
 
+def test_a_dealers_endpoint_is_watched_without_taking_its_messages(pool, free_endpoint):
+    """`health()` says whether a DEALER's server is there; the server sees the DEALER alone, and no answer is lost."""
+    config = SocketConfig(SocketType.DEALER, free_endpoint)
+    for _ in range(2):
+        context = zmq.Context()
+        server = context.socket(zmq.ROUTER)
+        server.linger = 0
+        server.bind(free_endpoint)
+        with pool.socket(config) as dealer:
+            eventually(lambda: pool.health()["endpoints"][free_endpoint] is True)
+            for number in range(20):
+                dealer.send_multipart([b"", b"%d" % number])
+                assert server.poll(10_000)
+                server.send_multipart(server.recv_multipart())
+                assert [b"", b"%d" % number] == dealer.recv_multipart()
+            assert not server.poll(0)
+        server.close(0)
+        context.term()
+        eventually(lambda: pool.health()["endpoints"][free_endpoint] is False)
+
+
+def test_a_dealer_that_serves_a_dealer_keeps_all_messages(pool, free_endpoint):
+    """Whether a peer that is a DEALER is there is not known, for watching it as a DEALER would take messages away."""
+    context = zmq.Context()
+    server = context.socket(zmq.DEALER)
+    server.linger = 0
+    server.bind(free_endpoint)
+    config = SocketConfig(SocketType.DEALER, free_endpoint)
+    with pool.socket(config) as dealer:
+        dealer.send(b"hello")
+        assert server.poll(10_000)
+        assert b"hello" == server.recv()
+        for number in range(50):
+            server.send(b"%d" % number)
+        assert [b"%d" % number for number in range(50)] == [dealer.recv() for _ in range(50)]
+    assert pool.health()["healthy"]
+    assert pool.health()["endpoints"][free_endpoint] is None
+    server.close()
+    context.term()
+
+
 def test_an_endpoint_is_watched_once(pool, free_endpoint):
     """Configurations that differ in times and options share the one watch of their endpoint."""
     context = zmq.Context()
