@@ -161,6 +161,25 @@ class RequestFailed(PoolError):
         super().__init__(f"{endpoint} answered with {kind}: {reason}")
 
 
+class ForeignThread(PoolError, RuntimeError):
+    """A leased socket was used by another thread than the one that leased it, with ``ZMQ_POOL_CHECK_OWNER=1``.
+
+    Attributes:
+        key: the socket's configuration.
+        owner: the name of the thread that leased it.
+        user: the name of the thread that used it.
+    """
+
+    def __init__(self, key: str, owner: str, user: str) -> None:
+        self.key = key
+        self.owner = owner
+        self.user = user
+        super().__init__(
+            f"the socket of {key} is leased by thread {owner!r} and was used by thread {user!r}, which can corrupt its "
+            f"memory. Lease a socket in each thread, or hand over what is to be sent instead of the socket"
+        )
+
+
 class UnexpectedReply(PoolError):
     """A peer's reply is not of the form that the call returns.
 

@@ -32,6 +32,7 @@ from app.pools.zmq_pool.leases import (
 )
 from app.pools.zmq_pool.opening import open_socket
 from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.owner import claim
 from app.pools.zmq_pool.sentinel import Sentinel, Sentinels
 from app.pools.zmq_pool.sockets import LeanSocket
 
@@ -67,6 +68,7 @@ class Desk:
         self._context = context
         self._vacate = vacate
         self._freed_at = -NEVER
+        self._check_owner = settings.check_owner and config.socket_type not in SENDING  # an outlet is everyone's
         self.outlet: Outlet | None = None
         self.lease: Callable[[float | None], Lease]
         self._sentinels = sentinels
@@ -87,6 +89,7 @@ class Desk:
                 create=self._open,
                 create_async=self._open_async if config.bind else None,
                 destroy=self._close,
+                usable=claim if self._check_owner else None,
                 budget=budget,
             )
             lease = _lease_for(config)
@@ -121,7 +124,7 @@ class Desk:
         if isinstance(self.config.curve, CurveServer):
             shared_context.authenticator().serve(self.config.curve)
         self.watch()
-        socket = open_socket(context, self.config)
+        socket = open_socket(context, self.config, check_owner=self._check_owner)
         socket.__dict__["diagnose"] = self.trouble
         return socket
 

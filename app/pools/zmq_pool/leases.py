@@ -120,7 +120,7 @@ class RequestLease(SharedLease):
         except IndexError:
             entry = bucket._checkout_slowly(self._timeout)
         now = _now()
-        if entry.expires_at <= now:
+        if entry.expires_at <= now or (bucket._usable is not None and not bucket._usable(entry, now)):
             entry = bucket._checkout_fit(entry, self._timeout)
             now = _now()
         entry.leased_at = now

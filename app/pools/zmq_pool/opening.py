@@ -15,6 +15,7 @@ from app.pools.zmq_pool.backend import raw_set
 from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.endpoints import make_private
+from app.pools.zmq_pool.owner import owner_checked
 from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
 
 _CLASSES: dict[SocketType, type[LeanSocket]] = {
@@ -24,7 +25,7 @@ _CLASSES: dict[SocketType, type[LeanSocket]] = {
 }
 
 
-def open_socket(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
+def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner: bool = False) -> LeanSocket:
     """Return a new socket, set up, subscribed, and connected or bound.
 
     A PUB is made as XPUB, which is the same to its peers and can say when the first subscriber is there.
@@ -34,8 +35,10 @@ def open_socket(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
         EndpointBusy: the endpoint to bind is taken.
     """
     kind = zmq.XPUB if config.socket_type is SocketType.PUB else config.socket_type.value
-    socket = _CLASSES.get(config.socket_type, LeanSocket)(context, kind, config)
-    return _set_up(socket, config)
+    made = _CLASSES.get(config.socket_type, LeanSocket)
+    if check_owner:
+        made = owner_checked(made)
+    return _set_up(made(context, kind, config), config)
 
 
 def open_dealer(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:

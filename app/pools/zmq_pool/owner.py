@@ -1,0 +1,38 @@
+"""The check that nobody but its lessee's thread uses a leased socket: for development, because each use pays for it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from app.pools.core.entries import Entry
+from app.pools.errors import ForeignThread
+from app.pools.zmq_pool.sockets import LeanSocket
+
+_USES = frozenset(
+    f"{verb}{what}"
+    for verb in ("send", "recv")
+    for what in ("", "_string", "_multipart", "_json", "_pyobj", "_serialized")
+) | {"recv_into", "poll", "get", "set", "getsockopt", "setsockopt", "connect", "disconnect"}
+
+
+class _OwnerChecked(LeanSocket):
+    """A socket that its lessee's thread alone may use; libzmq would corrupt its memory, now and then."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _USES:
+            owner = super().__getattribute__("__dict__").get("owner")
+            if owner is not None and owner is not threading.current_thread():
+                raise ForeignThread(self.config.label, owner.name, threading.current_thread().name)
+        return super().__getattribute__(name)
+
+
+def owner_checked(kind: type[LeanSocket]) -> type[LeanSocket]:
+    """Return a kind of socket like ``kind`` that checks who uses it, once it was claimed."""
+    return type(f"OwnerChecked{kind.__name__}", (_OwnerChecked, kind), {})
+
+
+def claim(entry: Entry[LeanSocket], now: float) -> bool:
+    """Make the thread that checks ``entry`` out the owner of its socket; a bucket's ``usable``, which all are."""
+    entry.resource.__dict__["owner"] = threading.current_thread()
+    return True
