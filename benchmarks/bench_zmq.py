@@ -237,17 +237,25 @@ def encrypted(scale: int) -> Iterator[Figure]:
             with pool.socket(config) as socket:
                 ask(socket)
 
-        def new() -> None:
+        def opened() -> zmq.Socket[bytes]:
             socket = pool.context.socket(zmq.REQ)
             socket.linger = 0
             for option, value in client.options().items():
                 socket.setsockopt(zmq.SocketOption[option], value)
             socket.connect(endpoint)
+            return socket
+
+        def new() -> None:
+            socket = opened()
             ask(socket)
             socket.close()
 
-        runs = interleave({"new": repeat(new), "leased": repeat(lease)}, rounds=7, count=60 * scale)
+        hot = opened()
+        contenders = {"new": repeat(new), "leased": repeat(lease), "hot": repeat(lambda: ask(hot))}
+        runs = interleave(contenders, rounds=15, count=60 * scale)
+        hot.close()
         yield Figure("CURVE: leased vs new socket, tcp, 100 B", ratio(runs, "new", "leased"), 12)
+        yield Figure("CURVE: hot vs new socket, tcp, 100 B: the limit", ratio(runs, "new", "hot"))
 
 
 def checkout_alone(scale: int) -> Iterator[Figure]:
