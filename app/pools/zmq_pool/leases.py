@@ -14,6 +14,7 @@ from app.pools.core.holders import is_ours, render
 from app.pools.errors import EndpointBusy, PoolTimeout
 from app.pools.zmq_pool.aio import AsyncSocket
 from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.owner import disown
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.trace import RECEIVED
 
@@ -101,7 +102,9 @@ class SharedLease:
         if entry is None:
             raise RuntimeError("only a lease that is out has a socket to detach")
         self._entry = None
-        return self._bucket.detach(entry)
+        socket = self._bucket.detach(entry)
+        disown(socket)
+        return socket
 
 
 class RequestLease(SharedLease):

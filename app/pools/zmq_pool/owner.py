@@ -19,6 +19,10 @@ _USES = frozenset(
 class _OwnerChecked(LeanSocket):
     """A socket that its lessee's thread alone may use; libzmq would corrupt its memory, now and then."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.__dict__["owner"] = threading.current_thread()  # it opens the socket to lease it
+
     def __getattribute__(self, name: str) -> Any:
         if name in _USES:
             owner = super().__getattribute__("__dict__").get("owner")
@@ -28,7 +32,7 @@ class _OwnerChecked(LeanSocket):
 
 
 def owner_checked(kind: type[LeanSocket]) -> type[LeanSocket]:
-    """Return a kind of socket like ``kind`` that checks who uses it, once it was claimed."""
+    """Return a kind of socket like ``kind`` that checks who uses it."""
     return type(f"OwnerChecked{kind.__name__}", (_OwnerChecked, kind), {})
 
 
@@ -36,3 +40,8 @@ def claim(entry: Entry[LeanSocket], now: float) -> bool:
     """Make the thread that checks ``entry`` out the owner of its socket; a bucket's ``usable``, which all are."""
     entry.resource.__dict__["owner"] = threading.current_thread()
     return True
+
+
+def disown(socket: LeanSocket) -> None:
+    """Let any thread use a socket that leaves the pool."""
+    socket.__dict__.pop("owner", None)

@@ -1,9 +1,11 @@
 """``ZMQ_POOL_CHECK_OWNER``: a leased socket that another thread uses is found in development."""
 
+import asyncio
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import ForeignThread
@@ -51,6 +53,47 @@ async def test_tasks_may_use_what_threads_have_leased_before(pool):
             async with pool.socket(config) as socket:
                 await socket.send(b"b")
                 assert b"b" == await socket.recv()
+
+
+async def test_a_tasks_socket_is_checked_from_its_first_lease_on(pool):
+    """A thread that a task hands its leased socket to is found, even if the socket is new."""
+    with replier() as endpoint, ThreadPoolExecutor(1, "stranger") as stranger:
+        config = SocketConfig(SocketType.DEALER, endpoint)
+        for _ in range(2):
+            async with pool.socket(config) as socket:
+                loop = asyncio.get_running_loop()
+                with pytest.raises(ForeignThread, match="stranger_0"):
+                    await loop.run_in_executor(stranger, lambda socket=socket: socket.get(zmq.EVENTS))
+
+
+def test_a_detached_socket_is_anyones(pool):
+    """Whoever detaches a socket may give it to another thread, as libzmq allows it."""
+    with replier() as endpoint, ThreadPoolExecutor(1) as other:
+        lease = pool.socket(SocketConfig(SocketType.REQ, endpoint))
+        with lease as socket:
+            assert socket is lease.detach()
+        try:
+            other.submit(socket.send, b"x").result(30)
+            assert b"x" == other.submit(socket.recv).result(30)
+        finally:
+            socket.close()
+
+
+@pytest.mark.parametrize("kind", [SocketType.PULL, SocketType.REQ, SocketType.SUB])
+def test_the_pool_closes_what_any_thread_had(pool, free_endpoint, kind, caplog):
+    """A stop closes the sockets that other threads had leased, without an objection."""
+    config = SocketConfig(kind, free_endpoint, bind=kind is not SocketType.REQ)
+
+    def lease():
+        with pool.socket(config):
+            pass
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lease).result(30)
+    assert 1 == pool.get_stats()["pools"][config.label]["total"] or kind is SocketType.SUB
+    pool.stop()
+    assert not pool.get_stats()["pools"].get(config.label, {}).get("total")
+    assert "" == caplog.text
 
 
 def test_nothing_is_checked_unless_asked_for(monkeypatch):
