@@ -524,6 +524,18 @@ class Bucket(Generic[T]):
         self._drained.wait(max(0.0, seconds))
         return [f"{self.label}, {entry.held()}" for entry in self._snapshot() if entry.leased_at]
 
+    def end_leases(self) -> list[str]:
+        """Close what is leased by those who cannot return it any more, as nobody can in a closed event loop.
+
+        Returns:
+            who held a lease.
+        """
+        leased = [entry for entry in self._snapshot() if entry.leased_at]
+        holders = [f"{self.label}, {entry.held()}" for entry in leased]
+        for entry in leased:
+            self.discard(entry)
+        return holders
+
     def _retire_idle(self) -> None:
         while True:
             try:

@@ -26,6 +26,8 @@ from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 T = TypeVar("T")
 
 _RECOVERY_SECONDS = 2.0
+_CANCEL_SECONDS = 0.25
+"""For how long a cancelled call waits for its connection to recover: a server that answers needs some milliseconds."""
 
 
 class EngineDriver(Driver, Protocol):
@@ -143,7 +145,7 @@ class NativeSide(AsyncSide):
             if self._in_transaction(record):
                 await self._end_transaction(entry)
         except BaseException as error:
-            self._fail(entry, error)
+            await self._fail(entry, error)
             raise
         bucket.give_back(entry)
         return rows
@@ -174,7 +176,7 @@ class NativeSide(AsyncSide):
                 for row in rows:
                     yield row
         except BaseException as error:
-            self._fail(entry, error)
+            await self._fail(entry, error)
             raise
         self.bucket.give_back(entry)
 
@@ -194,7 +196,7 @@ class NativeSide(AsyncSide):
             if timeout is not None and limit.expired():
                 self._recover(entry)
                 raise QueryTimeout(self.label, timeout) from error
-            self._fail(entry, error)
+            await self._fail(entry, error)
             raise
         bucket.give_back(entry)
         return result
@@ -204,7 +206,7 @@ class NativeSide(AsyncSide):
         report_unfinished(self.label, entry.site)
         await self.driver.rollback(entry.resource)
 
-    def _fail(self, entry: Entry[Record], error: BaseException) -> None:
+    async def _fail(self, entry: Entry[Record], error: BaseException) -> None:
         """Give a connection back after a failure: a faulty statement does not cost it, nor does a cancellation."""
         record = entry.resource
         if self.driver.lost(record, error):
@@ -215,21 +217,33 @@ class NativeSide(AsyncSide):
         elif isinstance(error, Exception) and not self._in_transaction(record):
             self.bucket.give_back(entry)
         else:
-            self._recover(entry)
+            recovery = self._recover(entry)
+            if isinstance(error, asyncio.CancelledError) and recovery is not None:
+                # `asyncio.run` closes its loop as soon as the tasks that it cancels have ended.
+                await asyncio.wait({recovery}, timeout=_CANCEL_SECONDS)
 
-    def _recover(self, entry: Entry[Record]) -> None:
+    def _recover(self, entry: Entry[Record]) -> asyncio.Task[None] | None:
         """Make a connection usable again in the background, where a second cancellation does not strand it."""
-        task = asyncio.get_running_loop().create_task(self._roll_back(entry))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # its task was dropped unfinished, and its loop has gone
+            self.bucket.discard(entry)
+            return None
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._recoveries.discard(task)
+            if task.cancelled():  # perhaps before it began
+                self.bucket.discard(entry)
+
+        task = loop.create_task(self._roll_back(entry))
         self._recoveries.add(task)
-        task.add_done_callback(self._recoveries.discard)
+        task.add_done_callback(ended)
+        return task
 
     async def _roll_back(self, entry: Entry[Record]) -> None:
         try:
             async with asyncio.timeout(_RECOVERY_SECONDS):
                 await self.driver.rollback(entry.resource)
-        except asyncio.CancelledError:
-            self.bucket.discard(entry)
-            raise
         except Exception:  # noqa: BLE001 - a connection that does not recover is of no use to anybody
             self.bucket.discard(entry)
         else:

@@ -202,6 +202,8 @@ def _close_without_loop(raw: Any) -> None:
     transport = getattr(inner, "_transport", None) or transport
     bare = getattr(transport, "_sock", None)
     if bare is not None:  # uvloop's transports have none: such a loop closes its sockets with itself
+        with suppress(RuntimeError):  # marks it as lost, so that it writes no more, then finds the loop closed
+            transport.abort()
         transport._sock = None
         bare.close()
     with suppress(RuntimeError, AttributeError):  # marks it as closed, then finds the loop closed or the socket gone

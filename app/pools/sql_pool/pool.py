@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -35,6 +36,8 @@ from app.pools.sql_pool.sqlite_driver import AiosqliteDriver, SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
 from app.pools.sql_pool.sync_side import Retry, SyncSide
+
+log = logging.getLogger(__name__)
 
 _FAIR_AFTER = 0.01
 
@@ -348,6 +351,8 @@ class SQLPool(ManagedPool):
         for sides in closed:
             for side in sides.values():
                 side.bucket.refuse()
+                for holder in side.bucket.end_leases():
+                    log.warning("a connection was leased when its event loop closed, and is closed, too: %s", holder)
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._executor is None:
@@ -377,6 +382,7 @@ class SQLPool(ManagedPool):
             side.bucket.refuse()
 
     def _drain(self, deadline: float) -> list[str]:
+        self._leave_closed_loops()
         sides = self._sides()
         holders = [line for side in sides for line in side.bucket.drain(deadline - time.monotonic())]
         with self._lock:

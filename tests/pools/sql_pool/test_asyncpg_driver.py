@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,10 @@ from sqlalchemy import text
 
 import tests.support
 from app.pools.errors import QueryTimeout
-from app.pools.sql_pool import DatabaseConfig, SQLPool
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.embedded import EmbeddedPostgres
 from tests.support.chaos import Proxy
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
 TLS = Path(tests.support.__file__).parent / "tls"
 
@@ -71,6 +72,60 @@ def test_connections_of_a_closed_loop_are_closed_on_the_server(
 
     eventually(lambda: backends(postgres_server) == 0)
     assert pool.get_stats()["metrics"]["total_connections"] == 0
+
+
+# uvloop warns of the transports that it closes with itself, and hangs where that warning is an error.
+@pytest.mark.parametrize(
+    "make",
+    ["asyncio", pytest.param("uvloop", marks=pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))],
+)
+@pytest.mark.parametrize("ending", ["idle", "cancelled", "running"])
+def test_loops_end_quietly_whatever_their_tasks_did(
+    postgres: DatabaseConfig,
+    postgres_server: EmbeddedPostgres,
+    caplog: pytest.LogCaptureFixture,
+    make: str,
+    ending: str,
+) -> None:
+    """Nothing is logged, leaked or left on the server when one event loop after another ends, in a query or not."""
+    new_loop = pytest.importorskip(make).new_event_loop
+
+    async def use() -> None:
+        await asyncio.gather(*(pool.execute_query_async(postgres, "SELECT 1") for _ in range(12)))
+        if ending != "idle":
+            task = asyncio.create_task(pool.execute_query_async(postgres, "SELECT pg_sleep(1)"))
+            await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
+            if ending == "cancelled":
+                task.cancel()
+
+    with SQLPool(SQLPoolSettings(max_connections=4)) as pool:
+        for _ in range(6):  # more often than there are connections
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(use())
+        gc.collect()  # what is dropped unfinished complains now
+    eventually(lambda: backends(postgres_server) == 0)
+    assert caplog.text == ""
+
+
+def test_a_lease_that_its_loop_took_along_does_not_cost_its_place(
+    postgres: DatabaseConfig, postgres_server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop that is closed by hand in the middle of a query: the holder is named, and the pool has its place back."""
+    with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=5)) as pool:
+        for _ in range(3):
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(pool.execute_query_async(postgres, "SELECT pg_sleep(1)"))
+            loop.run_until_complete(eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1))
+            loop.close()
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's complaint about such loops
+            caplog.clear()
+            pool.sweep()
+            assert "leased when its event loop closed" in caplog.text
+            assert pool.execute_query(postgres, "SELECT 1") == [(1,)]
+            del task
+            gc.collect()
+            assert pool.get_stats()["metrics"]["active_connections"] == 0
+    eventually(lambda: backends(postgres_server) == 0)
 
 
 def test_a_loop_of_another_make_serves_as_well(pool: SQLPool, postgres: DatabaseConfig) -> None:
