@@ -55,7 +55,8 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("coding", "body"), REFUSED)
+# Numbered: gzip writes the time into its header, and the workers of a run must agree on the names of the tests.
+@pytest.mark.parametrize(("coding", "body"), REFUSED, ids=[f"{n}-{coding}" for n, (coding, _) in enumerate(REFUSED)])
 async def test_what_cannot_be_decoded_is_an_error_that_names_the_coding(
     ask: Ask, pool: HTTPPool, config: HTTPConfig, server: MisbehavingServer, coding: str, body: bytes
 ) -> None:
