@@ -6,11 +6,11 @@ import ast
 from collections.abc import Callable, Iterable, Sequence
 
 from app.migration.bindings import Bindings
-from app.migration.facts import Call, ClassFacts, FileFacts
-from app.migration.frames import Frame, Use
-from app.migration.lifetimes import INITIALISERS, CallGraph
+from app.migration.facts import ClassFacts, FileFacts
+from app.migration.frames import Frame
+from app.migration.lifetimes import INITIALISERS
 from app.migration.names import Scope, dotted, instances_of, symbols_of
-from app.migration.relevance import leads_to_library, may_open
+from app.migration.recording import Recorder
 
 _WATCHED = frozenset({
     "aclose", "bind", "bind_to_random_port", "clear", "close", "closeall", "connect", "destroy", "detach",
@@ -28,14 +28,13 @@ class Reader:
     """Walks one tree, statements before the bodies of the functions among them, so that names are bound first."""
 
     def __init__(self, tree: ast.Module, source: str) -> None:
-        self._lines = source.split("\n")
         self.facts = FileFacts()
+        self._recorder = Recorder(self.facts, source)
         self._module = Scope("module", "", None)
         self._frame = Frame(self._module)
         self._frames = [self._frame]
         self._later: list[tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, Scope, bool]] = []
         self._bindings = Bindings(self.facts)
-        self._graph = CallGraph(self.facts.classes)
         self._handlers: dict[type[ast.AST], Callable[..., None]] = {
             ast.FunctionDef: self._function, ast.AsyncFunctionDef: self._function, ast.ClassDef: self._class,
             ast.Import: self._import, ast.ImportFrom: self._import, ast.Assign: self._assign,
@@ -53,7 +52,7 @@ class Reader:
         while self._later:
             node, scope, is_init = self._later.pop()
             self._body(node, scope, is_init)
-        self._finish()
+        self._recorder.finish(self._frames, self._module)
         self._handlers.clear()  # they refer back to this object, which would then wait for the garbage collector
 
     # Statements
@@ -255,7 +254,7 @@ class Reader:
             place = item.optional_vars.id if isinstance(item.optional_vars, ast.Name) else ""
             self._visit_for(item.context_expr, "with", place)
             for managed in self._managed(item.context_expr):
-                self._use(managed, "with", item.context_expr.lineno, guarded=True)
+                self._recorder.use(self._frame, managed, "with", item.context_expr.lineno, guarded=True)
             if item.optional_vars is not None:
                 self._bindings.bind(
                     item.optional_vars, symbols_of(item.context_expr, self._frame.scope), self._frame.scope
@@ -267,7 +266,7 @@ class Reader:
             yield node
         elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("closing", "aclosing"):
             for argument in node.args:
-                self._use(argument, "close", node.lineno, guarded=True)
+                self._recorder.use(self._frame, argument, "close", node.lineno, guarded=True)
 
     def _try(self, node: ast.Try) -> None:
         self._statements(node.body)
@@ -331,12 +330,12 @@ class Reader:
             name = function.attr
             self._visit(function.value)
             if name in _WATCHED:
-                self._use(function.value, name, node.lineno, guarded=bool(self._frame.finallies))
+                self._recorder.use(self._frame, function.value, name, node.lineno, guarded=bool(self._frame.finallies))
         elif isinstance(function, ast.Name):
             name = function.id
         else:
             self._visit(function)
-        self._note_caller(node, name)
+        self._recorder.caller(self._frame, node, name)
         keeps = name in _KEEPERS
         wraps = {"closing": "closing", "aclosing": "closing"}.get(name, "")
         if name in ("enter_context", "enter_async_context"):
@@ -348,110 +347,14 @@ class Reader:
         if name in _CALLED_LATER:
             for argument in node.args:
                 if isinstance(argument, ast.Attribute) and argument.attr in _WATCHED:
-                    self._use(argument.value, argument.attr, node.lineno, guarded=True)
+                    self._recorder.use(self._frame, argument.value, argument.attr, node.lineno, guarded=True)
         if name in _RUNNERS:
             for argument in node.args[:2]:
                 if isinstance(argument, (ast.Name, ast.Attribute)):
-                    self._record(node, argument, target, place, deferred=True)
+                    self._recorder.call(self._frame, node, argument, target, place, deferred=True)
         for keyword in node.keywords:
             self._visit_for(keyword.value, "argument", "")
             if keyword.arg == "default_factory" and isinstance(keyword.value, (ast.Name, ast.Attribute)):
-                self._record(node, keyword.value, target, place, deferred=True)
+                self._recorder.call(self._frame, node, keyword.value, target, place, deferred=True)
         if isinstance(function, (ast.Name, ast.Attribute)) or (name == "" and isinstance(function, ast.Call)):
-            self._record(node, function, target, place)
-
-    def _record(self, node: ast.Call, function: ast.expr, target: str, place: str, *, deferred: bool = False) -> None:
-        frame = self._frame
-        terminal = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-        callee = symbols_of(function, frame.scope)
-        if not callee and terminal == "socket":
-            callee = ["?.socket"]  # of something unknown: its argument may tell
-        if not may_open(terminal, callee) or any(keyword.arg == "shadow" for keyword in node.keywords):
-            return  # a shadow wraps what is open already
-        arguments = node.args
-        first = arguments[0] if arguments and not deferred else None
-        for keyword in node.keywords:
-            if keyword.arg == "socket_type":
-                first = keyword.value
-        if terminal == "Socket" and len(arguments) > 1:  # zmq.Socket(context, type)
-            first = arguments[1]
-        receiver = ""
-        if isinstance(function, ast.Attribute):
-            value = function.value
-            receiver = value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", "")
-        frame.calls.append(
-            Call(
-                line=node.lineno,
-                column=node.col_offset,
-                end_line=node.end_lineno or node.lineno,
-                function=frame.scope.name,
-                scope=self._scope_word(),
-                callee=callee,
-                argument=symbols_of(first, frame.scope),
-                has_argument=first is not None,
-                receiver=receiver,
-                target=target,
-                place=place,
-                methods=[],
-                guarded=[],
-                looped=False,
-                once="",
-                repeats=frame.loop_text,
-                text="",
-                deferred=deferred,
-            )
-        )
-
-    def _scope_word(self) -> str:
-        frame = self._frame
-        if frame.loops:
-            return "loop"
-        if frame.scope.kind != "function":
-            return "module"
-        return "init" if frame.is_init else "method"
-
-    def _use(self, node: ast.expr, method: str, line: int, *, guarded: bool) -> None:
-        """Note that a watched method is called on what ``node`` holds."""
-        if isinstance(node, ast.Name):
-            self._frame.uses.setdefault(node.id, []).append(Use(method, line, guarded))
-        for symbol in symbols_of(node, self._frame.scope):
-            owner, _, attribute = symbol.rpartition(".")
-            facts = self.facts.classes.get(owner[1:].removesuffix("()")) if owner.startswith(":") else None
-            if facts is not None and method not in facts.uses.setdefault(attribute, []):
-                facts.uses[attribute].append(method)
-
-    def _note_caller(self, node: ast.Call, name: str) -> None:
-        frame = self._frame
-        if name:
-            for symbol in symbols_of(node.func, frame.scope):
-                if symbol.startswith(":"):
-                    self._graph.note_call(symbol, frame.scope.name, looped=bool(frame.loops))
-        if name in ("Thread", "Process", "Timer"):
-            for keyword in node.keywords:
-                if keyword.arg == "target":
-                    for symbol in symbols_of(keyword.value, frame.scope):
-                        self._graph.note_thread(symbol)
-
-    # The end: what only the whole file tells
-
-    def _finish(self) -> None:
-        facts = self.facts
-        facts.names = {name: symbols for name, symbols in self._module.bound.items() if symbols}
-        for owner in facts.classes.values():
-            owner.attributes = {name: symbols for name, symbols in owner.attributes.items() if symbols}
-        for frame in self._frames:
-            frame.calls = [
-                call
-                for call in frame.calls
-                if any(leads_to_library(symbol, facts, self._module.bound) for symbol in call.callee)
-            ]
-            for call in frame.calls:
-                call.text = self._text(call)
-                call.once = self._graph.once(call.function)
-            frame.complete()
-            facts.calls.extend(frame.calls)
-        facts.calls.sort(key=lambda call: (call.line, call.column))
-
-    def _text(self, call: Call) -> str:
-        text = " ".join(self._lines[call.line - 1 : min(call.end_line, call.line + 5)])
-        return " ".join(text.split())[:200]
+            self._recorder.call(self._frame, node, function, target, place)
