@@ -424,7 +424,7 @@ class Bucket(Generic[T]):
                 return
 
     def _timed_out(self, waited: float) -> PoolTimeout:
-        leased = [entry for entry in self._snapshot() if entry.leased_at]
+        leased = self._leased()
         longest = min(leased, key=lambda entry: entry.leased_at, default=None)
         spent = self._budget if self._budget is not None and not self._budget.left else None
         return PoolTimeout(
@@ -522,7 +522,7 @@ class Bucket(Generic[T]):
             who still holds a lease then; such a connection is closed when it is given back.
         """
         self._drained.wait(max(0.0, seconds))
-        return [f"{self.label}, {entry.held()}" for entry in self._snapshot() if entry.leased_at]
+        return self._holders(self._leased())
 
     def end_leases(self) -> list[str]:
         """Close what is leased by those who cannot return it any more, as nobody can in a closed event loop.
@@ -530,11 +530,14 @@ class Bucket(Generic[T]):
         Returns:
             who held a lease.
         """
-        leased = [entry for entry in self._snapshot() if entry.leased_at]
-        holders = [f"{self.label}, {entry.held()}" for entry in leased]
+        leased = self._leased()
+        holders = self._holders(leased)
         for entry in leased:
             self.discard(entry)
         return holders
+
+    def _holders(self, leased: list[Entry[T]]) -> list[str]:
+        return [f"{self.label}, {entry.held()}" for entry in leased]
 
     def _retire_idle(self) -> None:
         while True:
@@ -562,6 +565,9 @@ class Bucket(Generic[T]):
     def _snapshot(self) -> list[Entry[T]]:
         with self._lock:
             return list(self._entries)
+
+    def _leased(self) -> list[Entry[T]]:
+        return [entry for entry in self._snapshot() if entry.leased_at]
 
     def stats(self) -> dict[str, Any]:
         """Return the bucket's figures; times are seconds."""

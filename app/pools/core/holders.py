@@ -91,7 +91,7 @@ class Surface:
         if frame is not None and is_ours[frame.f_code.co_filename]:
             outer = frame.f_back
             if outer is not None and not is_ours[outer.f_code.co_filename]:
-                return outer.f_code, outer.f_lasti, get_ident()
+                return site_above(outer)
         frame, depth = _getframe(1), 1
         while frame is not None and is_ours[frame.f_code.co_filename]:
             frame = frame.f_back
