@@ -23,6 +23,8 @@ _CLASSES: dict[SocketType, type[LeanSocket]] = {
     SocketType.REP: ReplySocket,
     SocketType.DEALER: DealerSocket,
 }
+_PLAIN: list[type[LeanSocket]] = [LeanSocket, *_CLASSES.values()]
+_OWNER_CHECKED = {made: owner_checked(made) for made in _PLAIN}
 
 
 def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner: bool = False) -> LeanSocket:
@@ -37,7 +39,7 @@ def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner:
     kind = zmq.XPUB if config.socket_type is SocketType.PUB else config.socket_type.value
     made = _CLASSES.get(config.socket_type, LeanSocket)
     if check_owner:
-        made = owner_checked(made)
+        made = _OWNER_CHECKED[made]
     return _set_up(made(context, kind, config), config)
 
 

@@ -9,11 +9,12 @@ from app.pools.core.entries import Entry
 from app.pools.errors import ForeignThread
 from app.pools.zmq_pool.sockets import LeanSocket
 
-_USES = frozenset(
-    f"{verb}{what}"
-    for verb in ("send", "recv")
-    for what in ("", "_string", "_multipart", "_json", "_pyobj", "_serialized")
-) | {"recv_into", "poll", "get", "set", "getsockopt", "setsockopt", "connect", "disconnect"}
+# All but `close`, which the pool calls in whichever thread stops it.
+_USES = frozenset({
+    "bind", "connect", "disconnect", "get", "getsockopt", "poll", "recv", "recv_into", "recv_json", "recv_multipart",
+    "recv_pyobj", "recv_serialized", "recv_string", "send", "send_json", "send_multipart", "send_pyobj",
+    "send_serialized", "send_string", "set", "setsockopt", "subscribe", "unbind", "unsubscribe",
+})  # fmt: skip
 
 
 class _OwnerChecked(LeanSocket):
