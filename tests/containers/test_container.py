@@ -1,7 +1,6 @@
 """``AgentContainer`` with its real pools: what an agent's method receives."""
 
 import asyncio
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -186,24 +185,24 @@ def test_resources_come_from_the_environment_above_the_file(tmp_path: Path, monk
     assert str(tmp_path / "other.db") == container.databases.two.config.database
 
 
-def test_key_files_named_in_the_file_encrypt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_files_named_in_the_file_encrypt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_endpoint: str
+) -> None:
     """Sockets of poolwire.toml whose `curve` names key files serve each other, and nobody without the server's key."""
     (tmp_path / "keys").mkdir()
     for name in ("server", "client"):
         KeyPair.new().write(tmp_path / "keys", name)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     (tmp_path / "poolwire.toml").write_text(
         f"""
         [sockets.served]
         type = "REP"
-        endpoint = "{endpoint}"
+        endpoint = "{free_endpoint}"
         bind = true
         curve = {{ keys = "keys/server.key_secret" }}
 
         [sockets.asked]
         type = "REQ"
-        endpoint = "{endpoint}"
+        endpoint = "{free_endpoint}"
         curve = {{ server = "keys/server.key", keys = "keys/client.key_secret" }}
         """
     )
@@ -215,6 +214,6 @@ def test_key_files_named_in_the_file_encrypt(tmp_path: Path, monkeypatch: pytest
         assert b"a secret" == server.recv()
         server.send(b"kept")
         assert b"kept" == client.recv()
-        plain = SocketConfig(SocketType.REQ, endpoint, send_timeout=0.5)
+        plain = SocketConfig(SocketType.REQ, free_endpoint, send_timeout=0.5)
         with pytest.raises(NotSent):
             pool.request(plain, b"a secret")

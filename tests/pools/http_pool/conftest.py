@@ -1,7 +1,6 @@
 """Servers and pools that the tests of the HTTP pool share."""
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -43,11 +42,3 @@ def pool() -> Iterator[HTTPPool]:
 def config(server: MisbehavingServer) -> HTTPConfig:
     """The server's configuration, with short pauses between retries."""
     return HTTPConfig(server.url, timeout=10.0, retry_delay=0.01)
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
