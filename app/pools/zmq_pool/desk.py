@@ -92,7 +92,7 @@ class Desk:
                 usable=claim if self._check_owner else None,
                 budget=budget,
             )
-            lease = _lease_for(config)
+            lease = _lease_for(config, check_owner=self._check_owner)
             self.lease = partial(lease, self.bucket)
 
     def _open(self) -> LeanSocket:
@@ -197,14 +197,14 @@ class Desk:
         self.bucket.forget_after_fork()
 
 
-def _lease_for(config: SocketConfig) -> type[SharedLease]:
+def _lease_for(config: SocketConfig, *, check_owner: bool) -> type[SharedLease]:
     """Return the kind of lease that a type calls for (docs/zmq.md has the table and its reasons)."""
     kind = config.socket_type
     if config.bind:
         return BoundPrivateLease if kind is SocketType.SUB else BoundLease
-    if kind is SocketType.REQ:
+    if kind is SocketType.REQ and not check_owner:
         return RequestLease
-    if kind is SocketType.DEALER:
+    if kind in ASKING:
         return SharedLease
     if kind is SocketType.PULL:
         return KeptLease

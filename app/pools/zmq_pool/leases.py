@@ -112,6 +112,7 @@ class RequestLease(SharedLease):
 
     ``Bucket.checkout`` and ``give_back`` are written out, but for what happens when one has to wait, and so are the
     calls that they make: on a machine that is busy with the request itself each of them is a hundredth of it.
+    It is for buckets without a ``usable``.
     """
 
     __slots__ = ()
@@ -123,7 +124,7 @@ class RequestLease(SharedLease):
         except IndexError:
             entry = bucket._checkout_slowly(self._timeout)
         now = _now()
-        if entry.expires_at <= now or (bucket._usable is not None and not bucket._usable(entry, now)):
+        if entry.expires_at <= now:
             entry = bucket._checkout_fit(entry, self._timeout)
             now = _now()
         entry.leased_at = now
