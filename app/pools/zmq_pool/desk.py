@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import zmq
@@ -24,7 +23,6 @@ from app.pools.zmq_pool.leases import (
     BoundOutletLease,
     BoundPrivateLease,
     KeptLease,
-    Lease,
     OutletLease,
     PrivateLease,
     RequestLease,
@@ -70,7 +68,7 @@ class Desk:
         self._freed_at = -NEVER
         self._check_owner = settings.check_owner and config.socket_type not in SENDING  # an outlet is everyone's
         self.outlet: Outlet | None = None
-        self.lease: Callable[[float | None], Lease]
+        self.lease: type[OutletLease | SharedLease]
         self._sentinels = sentinels
         self._sentinel: Sentinel | None = None
         limits = _limits(config, settings)
@@ -79,8 +77,7 @@ class Desk:
             self.bucket: Bucket[Any] = Bucket(
                 "zmq", config.label, limits, create=lambda: outlet, destroy=lambda _: None
             )
-            outlet_lease = BoundOutletLease if config.bind else OutletLease
-            self.lease = partial(outlet_lease, self.bucket)
+            self.lease = BoundOutletLease if config.bind else OutletLease
         else:
             self.bucket = Bucket(
                 "zmq",
@@ -92,8 +89,7 @@ class Desk:
                 usable=claim if self._check_owner else None,
                 budget=budget,
             )
-            lease = _lease_for(config, check_owner=self._check_owner)
-            self.lease = partial(lease, self.bucket)
+            self.lease = _lease_for(config, check_owner=self._check_owner)
 
     def _open(self) -> LeanSocket:
         deadline = self._freed_at + _REBIND_WITHIN
@@ -218,7 +214,7 @@ def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
     replaceable = config.socket_type in ASKING and not config.bind
     return Limits(
         capacity=1 if one else config.max_connections or settings.max_connections,
-        checkout_timeout=settings.checkout_timeout,
+        checkout_timeout=0.0 if config.bind else settings.checkout_timeout,  # or a second lessee would find out late
         idle_timeout=settings.max_idle_time if replaceable else NEVER,
         max_lifetime=settings.max_lifetime or NEVER if replaceable else NEVER,
         fair_after=0.01,

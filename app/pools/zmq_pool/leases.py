@@ -7,7 +7,7 @@ import time
 import warnings
 from threading import get_ident
 from types import FrameType, TracebackType
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from app.pools.core.bucket import Bucket, Entry
 from app.pools.core.holders import is_ours, render
@@ -20,6 +20,8 @@ from app.pools.zmq_pool.trace import RECEIVED
 
 _getframe = sys._getframe
 _now = time.monotonic
+
+T = TypeVar("T")
 
 
 class Lease(Protocol):
@@ -41,20 +43,26 @@ class Lease(Protocol):
     ) -> None: ...
 
 
-class SharedLease:
+class PooledLease(Generic[T]):
+    """What every kind of lease consists of.
+
+    ``ZMQPool.socket`` makes one and fills it in; there is no ``__init__``, because each lease would pay for its call.
+    """
+
+    __slots__ = ("_async_socket", "_bucket", "_entry", "_timeout")
+
+    _bucket: Bucket[T]
+    _timeout: float | None
+    _entry: Entry[T] | None
+
+
+class SharedLease(PooledLease[LeanSocket]):
     """A lease of one of several equal sockets: REQ and DEALER, the connections of the other types.
 
     The socket goes to the next lessee only if this one left without an exception and left it as it was given.
     """
 
-    __slots__ = ("_async_socket", "_bucket", "_entry", "_timeout")
-
-    _entry: Entry[LeanSocket] | None
-
-    def __init__(self, bucket: Bucket[LeanSocket], timeout: float | None) -> None:
-        self._bucket = bucket
-        self._timeout = timeout
-        self._entry = None
+    __slots__ = ()
 
     def __enter__(self) -> LeanSocket:
         entry = self._entry = self._bucket.checkout(self._timeout)
@@ -190,9 +198,6 @@ class BoundLease(KeptLease):
 
     __slots__ = ()
 
-    def __init__(self, bucket: Bucket[LeanSocket], timeout: float | None) -> None:
-        super().__init__(bucket, 0.0 if timeout is None else timeout)
-
     def __enter__(self) -> LeanSocket:
         try:
             return super().__enter__()
@@ -214,14 +219,10 @@ class BoundPrivateLease(BoundLease, PrivateLease):
     __exit__ = PrivateLease.__exit__
 
 
-class OutletLease:
+class OutletLease(PooledLease[Outlet]):
     """A lease of an outlet's socket; what others publish meanwhile is sent after its end."""
 
-    __slots__ = ("_async_socket", "_bucket", "_entry", "_timeout")
-
-    def __init__(self, bucket: Bucket[Outlet], timeout: float | None) -> None:
-        self._bucket = bucket
-        self._timeout = timeout
+    __slots__ = ()
 
     def __enter__(self) -> LeanSocket:
         try:
@@ -237,8 +238,10 @@ class OutletLease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entry.resource.take_back(healthy=kind is None)
-        self._bucket.give_back(self._entry)
+        entry, self._entry = self._entry, None
+        assert entry is not None
+        entry.resource.take_back(healthy=kind is None)
+        self._bucket.give_back(entry)
 
     async def __aenter__(self) -> AsyncSocket:
         try:
@@ -274,9 +277,6 @@ class BoundOutletLease(OutletLease):
     """A lease of a bound outlet. A second lessee is refused, unless told to wait."""
 
     __slots__ = ()
-
-    def __init__(self, bucket: Bucket[Outlet], timeout: float | None) -> None:
-        super().__init__(bucket, 0.0 if timeout is None else timeout)
 
     def _refusal(self, timeout: PoolTimeout) -> Exception:
         return busy(timeout)

@@ -26,7 +26,7 @@ from app.pools.pool import Health
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
-from app.pools.zmq_pool.leases import Lease
+from app.pools.zmq_pool.leases import Lease, OutletLease, SharedLease
 from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Frames, Outlet
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _EXIT_TIMEOUT = 2.0
 _PATIENCE = 0.005
+_KNOWN_AT_MOST = 1024
 
 
 class ZMQHealth(Health):
@@ -61,8 +62,10 @@ class ZMQPool(ManagedPool):
         super().__init__(sweep_interval=self.settings.health_check_interval)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._desks: dict[SocketConfig, Desk] = {}
-        # What leasing and publishing call, looked up once: on a local socket each step to it shows.
-        self._leases: dict[SocketConfig, Callable[[float | None], Lease]] = {}
+        # What leasing and publishing call, looked up once: on a local socket each step to it shows. Leasing has it
+        # by the configuration's identity, because its hash is a call as well; the configuration is kept beside it,
+        # so that no other has that identity.
+        self._known: dict[int, tuple[type[OutletLease | SharedLease], Bucket[Any], SocketConfig]] = {}
         self._publish: dict[SocketConfig, Callable[[Frames], None]] = {}
         self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
         # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
@@ -86,10 +89,14 @@ class ZMQPool(ManagedPool):
             PoolClosed: the pool is stopped.
         """
         try:
-            lease = self._leases[config]
+            kind, bucket, _ = self._known[id(config)]
         except KeyError:
-            lease = self._open_desk(config).lease
-        return lease(timeout)
+            kind, bucket = self._get_to_know(config)
+        lease = kind()
+        lease._bucket = bucket
+        lease._timeout = timeout
+        lease._entry = None
+        return lease
 
     @property
     def context(self) -> zmq.Context[zmq.Socket[bytes]]:
@@ -286,12 +293,19 @@ class ZMQPool(ManagedPool):
                 desk = self._desks[config] = Desk(
                     config, self.settings, lambda: self.context, self._budget, self._vacate, self._sentinels
                 )
-                self._leases[config] = desk.lease
                 self._hold_back(desk.bucket)
             return desk
 
+    def _get_to_know(self, config: SocketConfig) -> tuple[type[OutletLease | SharedLease], Bucket[Any]]:
+        known = self._known  # taken first: what a stop closes meanwhile must not be known to the next start
+        desk = self._open_desk(config)
+        if len(known) >= _KNOWN_AT_MOST:  # somebody makes an equal one for each call
+            known.clear()
+        known[id(config)] = desk.lease, desk.bucket, config
+        return desk.lease, desk.bucket
+
     def _forget_keys(self) -> None:
-        self._desks, self._leases, self._publish, self._push = {}, {}, {}, {}
+        self._desks, self._known, self._publish, self._push = {}, {}, {}, {}
 
     def _vacate(self, config: SocketConfig) -> bool:
         """Have the other configurations that bind the same endpoint, and do not use it, give it up."""
