@@ -518,10 +518,30 @@ def test_a_connection_is_asked_only_after_long_idleness(
     assert asked == []
 
     monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
     pool.execute_query(frail, "SELECT 1")
     assert len(asked) == 1
     pool.sweep()
     assert len(asked) >= 2
+
+
+def test_a_socket_is_looked_at_unless_it_was_used_just_now(
+    pool: SQLPool, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was idle for PROBE_AFTER seconds is looked at before its use; one returned just now is not."""
+    bucket = pool._sync(frail).bucket
+    looks: list[None] = []
+    entry = bucket.checkout()
+    monkeypatch.setattr(entry.resource, "readable", lambda: looks.append(None))
+    bucket.give_back(entry)
+
+    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 60.0)
+    bucket.give_back(bucket.checkout())
+    assert looks == []
+
+    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    bucket.give_back(bucket.checkout())
+    assert looks == [None]
 
 
 def test_a_notice_does_not_cost_a_connection(

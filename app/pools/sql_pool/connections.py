@@ -23,6 +23,9 @@ from app.pools.sql_pool.probe import Probe
 
 log = logging.getLogger(__name__)
 
+PROBE_AFTER = 0.001
+"""Seconds of idleness after which a connection's socket is looked at before it is used: within them a server's end is
+no likelier than during the statement itself, and the look costs a hundredth of a short Session."""
 PING_AFTER = 30.0
 """Seconds of idleness after which a connection is asked before it is used."""
 _FIRST_PAUSE = 0.05
@@ -140,7 +143,8 @@ class ConnectionBucket(Bucket[Record]):
     def _works(self, entry: Entry[Record], now: float) -> bool:
         record = entry.resource
         readable = record.readable
-        if not readable() and now - entry.idle_since < PING_AFTER and entry.idle_since > self._suspect_until:
+        idle = now - entry.idle_since
+        if (idle < PROBE_AFTER or not readable()) and idle < PING_AFTER and entry.idle_since > self._suspect_until:
             return True
         if self._ping is not None:
             if self._ping(record):

@@ -87,7 +87,7 @@ class LeasePool(Pool):
         super().__init__(creator, **options)
         self._driver = driver
         self._surface = Surface()
-        asynchronous = self._is_asyncio
+        self._asynchronous = asynchronous = self._is_asyncio  # a property of the dialect's, two calls away
         self.bucket = ConnectionBucket(
             label,
             limits,
@@ -129,7 +129,7 @@ class LeasePool(Pool):
     def _do_get(self) -> Record:
         timeout, site = _request.get()
         bucket = self.bucket
-        if self._is_asyncio:
+        if self._asynchronous:
             # SQLAlchemy runs this in a greenlet, whose stack ends at SQLAlchemy; its user is on the one that it left.
             parent = getcurrent().parent
             if site is None and parent is not None:
