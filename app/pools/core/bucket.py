@@ -20,6 +20,8 @@ import logging
 import random
 import threading
 import time
+import warnings
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
@@ -27,7 +29,7 @@ from typing import Any, Generic, TypeVar
 from app.pools.core import forks
 from app.pools.core.budget import Budget
 from app.pools.core.entries import NEVER, Entry, Limits
-from app.pools.core.holders import CallSite, checkout_site
+from app.pools.core.holders import CallSite, checkout_site, render
 from app.pools.core.tally import Tally
 from app.pools.core.waiters import Permit, TaskWaiter, ThreadWaiter, Waiter
 from app.pools.errors import PoolClosed, PoolTimeout
@@ -56,6 +58,8 @@ class Bucket(Generic[T]):
         usable: says at a checkout whether an entry idle until now still works; must cost next to nothing in
             the common case. Called without a lock by the thread that is about to own the entry.
         budget: a cap over several buckets, in addition to this one's.
+        forsake: what to do with the connection of a lease that was lost, which whoever lost it may still use;
+            ``destroy`` unless given.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Bucket(Generic[T]):
         create_async: Callable[[], Awaitable[T]] | None = None,
         usable: Callable[[Entry[T], float], bool] | None = None,
         budget: Budget | None = None,
+        forsake: Callable[[T], None] | None = None,
     ) -> None:
         self.pool = pool
         self.label = label
@@ -76,6 +81,8 @@ class Bucket(Generic[T]):
         self._create = create
         self._create_async = create_async
         self._destroy = destroy
+        self._forsake = forsake or destroy
+        self._lost = weakref.WeakMethod(self._reclaim)
         self._usable = usable
         self._budget = budget
         if budget is not None:
@@ -87,7 +94,7 @@ class Bucket(Generic[T]):
         # thread that is in a critical section at that moment.
         self._lock = threading.RLock()
         self._idle: deque[Entry[T]] = deque()
-        self._entries: set[Entry[T]] = set()
+        self._entries: weakref.WeakSet[Entry[T]] = weakref.WeakSet()
         self._waiters: deque[Waiter[Entry[T]]] = deque()
         self._size = 0  # entries, and places kept for connections that are being made
         self._parked: list[Entry[T]] = []  # what would be idle, while the bucket is paused
@@ -263,13 +270,14 @@ class Bucket(Generic[T]):
         """Make an entry of a new connection, for which ``missed`` callers found no idle one."""
         limits = self.limits
         lifetime = limits.max_lifetime * (1 - limits.lifetime_jitter * random.random())
-        entry = Entry(resource, time.monotonic() + lifetime)
+        entry = Entry(resource, time.monotonic() + lifetime, self._lost)
         with self._lock:
             closed = self._closed
             if not closed:
                 self._entries.add(entry)
                 self._tally.misses += missed
         if closed:
+            entry.lost = None
             self._destroy(resource)
             raise PoolClosed(self.pool)
         return entry
@@ -313,11 +321,7 @@ class Bucket(Generic[T]):
 
     def detach(self, entry: Entry[T]) -> T:
         """Take a leased entry's connection out of the bucket for good; closing it is the caller's part now."""
-        with self._lock:
-            known = entry in self._entries
-            self._entries.discard(entry)
-            self._tally.retired_uses += entry.uses
-        if known:
+        if self._strike(entry):
             self._release_place()
         return entry.resource
 
@@ -333,10 +337,32 @@ class Bucket(Generic[T]):
             return  # checked out before a fork: the parent's to close
         # Closed first and counted out afterwards: otherwise a waiter could open one above the cap.
         self._destroy(entry.resource)
+        if self._strike(entry):
+            self._release_place()
+
+    def _reclaim(self, entry: Entry[T]) -> None:
+        """Take note of an entry that its lessee has lost: called by its finaliser, in any thread at any moment."""
+        entry.lost = None
         with self._lock:
+            self._tally.retired_uses += entry.uses
+            self._tally.discarded += 1
+        self._forsake(entry.resource)
+        self._release_place()
+        warnings.warn(
+            f"a lease of {self.label} was never ended; it was checked out at {render(entry.site)}. Use it in a `with`",
+            ResourceWarning,
+            stacklevel=3,
+            source=entry,
+        )
+
+    def _strike(self, entry: Entry[T]) -> bool:
+        """Take an entry out of the bucket's books. Returns whether it was in them."""
+        with self._lock:
+            known = entry in self._entries
+            entry.lost = None
             self._entries.discard(entry)
             self._tally.retired_uses += entry.uses
-        self._release_place()
+        return known
 
     def _serve(self, returned: Entry[T] | None = None) -> None:
         """Pass ``returned``, idle entries and free places on to the waiters."""
@@ -555,9 +581,10 @@ class Bucket(Generic[T]):
 
     def forget_after_fork(self) -> None:
         """Start empty in a child process; what the parent opened stays untouched."""
-        for entry in self._entries:
+        inherited = list(self._entries)
+        for entry in inherited:
             entry.expires_at = _DOOMED
-        forks.bury(self._entries)
+        forks.bury(inherited)
         self._reset()
 
     # Statistics

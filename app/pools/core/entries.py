@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -36,18 +37,45 @@ class Limits:
 
 
 class Entry(Generic[T]):
-    """A connection and its history. Who has checked it out owns it and may write to it."""
+    """A connection and its history. Who has checked it out owns it and may write to it.
 
-    __slots__ = ("expires_at", "idle_since", "leased_at", "reported_at", "resource", "site", "uses")
+    A bucket knows its entries weakly: one that nobody has any more, neither the idle stack nor a lessee, was lost by
+    its lessee, and says so. That costs a lease nothing, as a finaliser of its own would.
 
-    def __init__(self, resource: T, expires_at: float) -> None:
+    Args:
+        resource: the connection.
+        expires_at: when it has lived long enough, on the monotonic clock.
+        lost: a weak reference to the bucket's method to call with an entry that was lost.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "expires_at",
+        "idle_since",
+        "leased_at",
+        "lost",
+        "reported_at",
+        "resource",
+        "site",
+        "uses",
+    )
+
+    def __init__(
+        self, resource: T, expires_at: float, lost: Callable[[], Callable[[Entry[T]], None] | None] | None
+    ) -> None:
         self.resource = resource
+        self.lost = lost
         self.expires_at = expires_at
         self.idle_since = 0.0
         self.leased_at = 0.0
         self.site: CallSite = ()
         self.uses = 0
         self.reported_at = 0.0
+
+    def __del__(self) -> None:
+        report = self.lost and self.lost()
+        if report is not None:
+            report(self)
 
     def held(self) -> str:
         """Return for how long the connection is checked out, and by whom."""

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import time
 from collections.abc import Callable, Sequence
-from threading import get_ident
 from typing import Any
 
 import zmq
@@ -28,16 +27,12 @@ from app.pools.zmq_pool.backend import (
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
-from app.pools.zmq_pool.trace import BEGUN, MORE_IN, RECEIVED, SENT
+from app.pools.zmq_pool.trace import ALONE, BEGUN, MORE_IN, RECEIVED, SENT
 
 _RCVTIMEO = int(zmq.RCVTIMEO)
 
 _LOOK_EVERY = 0.2
 """Seconds after which a receive that waits looks whether the endpoint is down."""
-
-_last_sender = [0]
-"""Which thread sent the last request of this process. If it was another one, threads compete for the interpreter's
-lock, and a send keeps it; one that is alone can let go of it at no cost, which is the cheaper call."""
 
 
 class RequestSocket(LeanSocket):
@@ -62,7 +57,7 @@ class RequestSocket(LeanSocket):
 
     def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
         super().__init__(context, kind, config)
-        self.__dict__["_address"] = ctypes.c_void_p(self.underlying)
+        self.__dict__.update(_address=ctypes.c_void_p(self.underlying), _trace=[0, True])
 
     def reusable(self) -> bool:
         """Say whether the lessee left the socket as it was given, and make it as new."""
@@ -78,10 +73,8 @@ class RequestSocket(LeanSocket):
         if flags or draft or trace[0] & ~RECEIVED:
             return self._send_with_care(super().send, data, flags, copy, track, **draft)
         sent = None
-        me = get_ident()
-        alone, _last_sender[0] = _last_sender[0] == me, me
         if (
-            alone
+            trace[ALONE]
             or track
             or data.__class__ is not bytes
             or (length := len(data)) > SMALL
@@ -102,9 +95,7 @@ class RequestSocket(LeanSocket):
         if flags or draft or trace[0] & ~RECEIVED or u.__class__ is not str:
             return super().send_string(u, flags, copy, encoding, **draft)
         data = u.encode(encoding)
-        me = get_ident()
-        alone, _last_sender[0] = _last_sender[0] == me, me
-        if alone or (length := len(data)) > SMALL or send_now(self._address, data, sizes[length], NOBLOCK) < 0:
+        if trace[ALONE] or (length := len(data)) > SMALL or send_now(self._address, data, sizes[length], NOBLOCK) < 0:
             try:
                 raw_send(self, data, 0, copy, False)
             except zmq.Again:

@@ -30,7 +30,7 @@ from app.pools.zmq_pool.leases import (
 )
 from app.pools.zmq_pool.opening import open_socket
 from app.pools.zmq_pool.outlet import Outlet
-from app.pools.zmq_pool.owner import claim
+from app.pools.zmq_pool.owner import claim, disown
 from app.pools.zmq_pool.sentinel import Sentinel, Sentinels
 from app.pools.zmq_pool.sockets import LeanSocket
 
@@ -88,6 +88,7 @@ class Desk:
                 destroy=self._close,
                 usable=claim if self._check_owner else None,
                 budget=budget,
+                forsake=disown,  # it closes when nothing refers to it
             )
             self.lease = _lease_for(config, check_owner=self._check_owner)
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from threading import get_ident
 from types import FrameType, TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from app.pools.core.bucket import Bucket, Entry
-from app.pools.core.holders import is_ours, render
+from app.pools.core.holders import is_ours
 from app.pools.errors import EndpointBusy, PoolTimeout
 from app.pools.zmq_pool.aio import AsyncSocket
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.owner import disown
 from app.pools.zmq_pool.sockets import LeanSocket
-from app.pools.zmq_pool.trace import RECEIVED
+from app.pools.zmq_pool.trace import ALONE, RECEIVED
 
 _getframe = sys._getframe
 _now = time.monotonic
+_last_lessee = [0]
 
 T = TypeVar("T")
 
@@ -91,19 +91,6 @@ class SharedLease(PooledLease[LeanSocket]):
         self._async_socket.release()
         self.__exit__(kind, error, trace)
 
-    def __del__(self) -> None:
-        entry = self._entry
-        if entry is not None:
-            # Whoever has the socket may still use it: it is given up, and closes when nothing refers to it.
-            self.detach()
-            warnings.warn(
-                f"a lease of {self._bucket.label} was never ended; it was checked out at {render(entry.site)}. "
-                f"Use `with pool.socket(config)`",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
-
     def detach(self) -> LeanSocket:
         """Take the socket out of the pool, while the lease is out; closing it is the caller's part from now on."""
         entry = self._entry
@@ -137,12 +124,15 @@ class RequestLease(SharedLease):
             now = _now()
         entry.leased_at = now
         entry.uses += 1
+        me = get_ident()
         frame: FrameType | None = _getframe(1)
         while frame is not None and is_ours[frame.f_code.co_filename]:
             frame = frame.f_back
-        entry.site = () if frame is None else (frame.f_code, frame.f_lasti, get_ident())
+        entry.site = () if frame is None else (frame.f_code, frame.f_lasti, me)
         self._entry = entry
-        return entry.resource
+        socket = entry.resource
+        socket._trace[ALONE], _last_lessee[0] = _last_lessee[0] == me, me
+        return socket
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

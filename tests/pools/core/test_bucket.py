@@ -1,6 +1,7 @@
 """The bucket: one owner per connection, a cap that holds, and nobody left waiting."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import random
@@ -64,19 +65,22 @@ def test_a_discarded_connection_is_closed_and_its_place_is_free(maker):
     """After a discard the next caller gets a new connection."""
     bucket = maker.bucket(capacity=1)
     bucket.discard(bucket.checkout())
-    assert 1 == bucket.checkout(timeout=0).resource
+    entry = bucket.checkout(timeout=0)
+    assert 1 == entry.resource
     assert {1} == maker.open
+    bucket.give_back(entry)
 
 
 def test_a_checkout_gives_up_at_its_deadline_and_names_the_holder(maker):
     """The error says the key, the cap, how many wait, and who holds longest."""
     bucket = maker.bucket(capacity=1)
-    bucket.checkout()
+    entry = bucket.checkout()
     with pytest.raises(PoolTimeout) as refused:
         bucket.checkout(timeout=0.01)
     assert (1, 1, "key") == (refused.value.in_use, refused.value.capacity, refused.value.key)
     assert "test_a_checkout_gives_up_at_its_deadline_and_names_the_holder" in str(refused.value)
     assert 1 == bucket.stats()["timeouts"]
+    bucket.give_back(entry)
 
 
 def test_a_returned_connection_goes_to_the_one_who_waited_longest(maker):
@@ -114,6 +118,7 @@ async def test_threads_and_tasks_wait_in_one_queue(maker):
     await eventually_async(lambda: bucket.stats()["waiting"] == 1)
     bucket.give_back(entry)
     assert entry is await asyncio.wait_for(waiting, 10)
+    bucket.give_back(entry)
     thread.join(10)
 
 
@@ -169,19 +174,26 @@ def test_a_failed_creation_frees_its_place(maker):
     with pytest.raises(ZeroDivisionError):
         broken.checkout()
     broken._create = good
-    assert broken.checkout(timeout=0)
-    assert bucket.checkout(timeout=0)
+    broken.give_back(broken.checkout(timeout=0))
+    bucket.give_back(bucket.checkout(timeout=0))
 
 
 def test_old_and_unusable_connections_are_replaced_at_the_checkout(maker):
     """A connection past its lifetime, or one that no longer works, is not handed out."""
     bucket = maker.bucket(max_lifetime=0.01)
-    bucket.give_back(bucket.checkout())
-    eventually(lambda: bucket.checkout().resource > 0)
+
+    def replaced():
+        entry = bucket.checkout()
+        bucket.give_back(entry)
+        return entry.resource > 0
+
+    eventually(replaced)
     alive = maker.bucket(usable=lambda entry, now: False)
     first = alive.checkout()
     alive.give_back(first)
-    assert first is not alive.checkout()
+    second = alive.checkout()
+    alive.give_back(second)
+    assert first is not second
     assert first.resource not in maker.open
 
 
@@ -205,7 +217,7 @@ def test_the_minimum_is_made_ahead(maker):
     bucket = maker.bucket(capacity=5, min_idle=2)
     bucket.fill()
     assert {0, 1} == maker.open
-    bucket.checkout()
+    bucket.give_back(bucket.checkout())
     assert 1 == bucket.stats()["hits"]
 
 
@@ -267,8 +279,49 @@ def test_a_detached_connection_is_the_callers(maker):
     """Detaching frees the place and leaves the connection open."""
     bucket = maker.bucket(capacity=1)
     assert 0 == bucket.detach(bucket.checkout())
-    assert 1 == bucket.checkout(timeout=0).resource
+    entry = bucket.checkout(timeout=0)
+    assert 1 == entry.resource
     assert {0, 1} == maker.open
+    bucket.give_back(entry)
+
+
+def test_a_lease_that_was_lost_is_warned_about_and_its_place_is_free(maker):
+    """An entry that nobody has any more gives a ResourceWarning with its checkout's place, and is closed."""
+    bucket = maker.bucket(capacity=1)
+    for _ in range(3):
+        with pytest.warns(ResourceWarning, match="test_a_lease_that_was_lost"):
+            bucket.checkout(timeout=0)
+        assert set() == maker.open
+        assert 0 == bucket.stats()["total"]
+    assert [] == bucket.drain(0)
+
+
+def test_a_lost_lease_in_a_cycle_frees_its_place_for_who_waits(maker):
+    """A lease that only the garbage collector can find goes on to the one who waits for it."""
+    bucket = maker.bucket(capacity=1, checkout_timeout=20)
+    cycle = [bucket.checkout()]
+    cycle.append(cycle)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bucket.checkout)
+        eventually(lambda: bucket.stats()["waiting"] == 1)
+        del cycle
+        with pytest.warns(ResourceWarning, match="test_a_lost_lease_in_a_cycle"):
+            gc.collect()
+        entry = waiting.result(20)
+    assert {1} == maker.open
+    bucket.give_back(entry)
+
+
+def test_no_lease_is_lost_that_was_given_back_or_dropped_with_its_bucket(maker, recwarn):
+    """Idle, discarded and detached connections, and a bucket dropped as a whole, give no warning."""
+    bucket = maker.bucket(capacity=4)
+    bucket.give_back(bucket.checkout())
+    bucket.discard(bucket.checkout())
+    bucket.detach(bucket.checkout())
+    bucket.give_back(bucket.checkout())
+    del bucket
+    gc.collect()
+    assert [] == list(recwarn)
 
 
 def test_closing_fails_those_who_wait_and_names_those_who_hold(maker):
@@ -311,11 +364,15 @@ def test_a_forked_child_starts_empty(maker):
     entry = bucket.checkout()
     bucket.give_back(bucket.checkout())
     bucket.forget_after_fork()
-    assert 2 == bucket.checkout().resource
+    own = bucket.checkout()
+    assert 2 == own.resource
     bucket.give_back(entry)
     bucket.discard(entry)
     assert {0, 1, 2} == maker.open
-    assert 3 == bucket.checkout(timeout=0).resource
+    another = bucket.checkout(timeout=0)
+    assert 3 == another.resource
+    bucket.give_back(own)
+    bucket.give_back(another)
 
 
 def test_uses_and_waits_are_measured(maker):
@@ -323,10 +380,11 @@ def test_uses_and_waits_are_measured(maker):
     bucket = maker.bucket(capacity=1)
     bucket.give_back(bucket.checkout())
     assert {"count": 1} == {"count": bucket.stats()["use"]["count"]}
-    bucket.checkout()
+    entry = bucket.checkout()
     with pytest.raises(PoolTimeout):
         bucket.checkout(timeout=0.01)
     assert bucket.stats()["wait"]["max"] >= 0.01
+    bucket.give_back(entry)
 
 
 # The cap over several buckets
@@ -340,8 +398,10 @@ def test_buckets_share_a_budget(maker):
     with pytest.raises(PoolTimeout, match="all 3 connections"):
         two.checkout(timeout=0.01)
     one.discard(held[0])
-    assert two.checkout(timeout=0)
+    two.give_back(two.checkout(timeout=0))
     assert 3 == maker.most
+    one.give_back(held[1])
+    two.give_back(held[2])
 
 
 def test_a_budget_takes_idle_connections_from_other_buckets(maker):
@@ -351,8 +411,10 @@ def test_a_budget_takes_idle_connections_from_other_buckets(maker):
     first, second = one.checkout(), one.checkout()
     one.give_back(first)
     one.give_back(second)
-    assert 2 == two.checkout(timeout=0).resource
+    entry = two.checkout(timeout=0)
+    assert 2 == entry.resource
     assert {1, 2} == maker.open
+    two.give_back(entry)
 
 
 def test_a_place_in_the_budget_reaches_a_waiter_of_another_bucket(maker):

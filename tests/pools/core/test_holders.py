@@ -42,6 +42,7 @@ def test_a_holder_is_told_with_those_who_called_it():
     thread.join(20)
     assert told.index("in inner") < told.index("in middle") < told.index("in outer")
     assert "in inner" in entries[0].held()
+    connections.give_back(entries[0])
 
 
 def test_a_lease_that_went_elsewhere_is_told_by_its_checkout():
@@ -50,7 +51,10 @@ def test_a_lease_that_went_elsewhere_is_told_by_its_checkout():
     def lend(connections):
         return connections.checkout()
 
-    assert "in lend" in lend(bucket()).held()
+    connections = bucket()
+    entry = lend(connections)
+    assert "in lend" in entry.held()
+    connections.give_back(entry)
 
 
 def test_an_exit_stack_is_not_taken_for_the_holder():
