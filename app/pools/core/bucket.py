@@ -30,6 +30,7 @@ from app.pools.core import forks
 from app.pools.core.budget import Budget
 from app.pools.core.entries import NEVER, Entry, Limits
 from app.pools.core.holders import CallSite, checkout_site, render
+from app.pools.core.housekeeper import housekeeper
 from app.pools.core.tally import Tally
 from app.pools.core.waiters import Permit, TaskWaiter, ThreadWaiter, Waiter
 from app.pools.errors import PoolClosed, PoolTimeout
@@ -82,7 +83,7 @@ class Bucket(Generic[T]):
         self._create_async = create_async
         self._destroy = destroy
         self._forsake = forsake or destroy
-        self._lost = weakref.WeakMethod(self._reclaim)
+        self._report_loss = weakref.WeakMethod(self._take_in)
         self._usable = usable
         self._budget = budget
         if budget is not None:
@@ -98,6 +99,7 @@ class Bucket(Generic[T]):
         self._waiters: deque[Waiter[Entry[T]]] = deque()
         self._size = 0  # entries, and places kept for connections that are being made
         self._parked: list[Entry[T]] = []  # what would be idle, while the bucket is paused
+        self._lost: deque[Entry[T]] = deque()
         self._closed = False
         self._paused = False
         self._guarded = False  # closed or paused: what is given back must not become idle
@@ -202,6 +204,7 @@ class Bucket(Generic[T]):
 
     def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Permit | Exception | None:
         """Take a place below the cap, or a place in the queue."""
+        self._reclaim()
         # Critical section: decide here whether to grow or to wait. Nothing else may add to the size.
         with self._lock:
             if self._closed:
@@ -270,7 +273,7 @@ class Bucket(Generic[T]):
         """Make an entry of a new connection, for which ``missed`` callers found no idle one."""
         limits = self.limits
         lifetime = limits.max_lifetime * (1 - limits.lifetime_jitter * random.random())
-        entry = Entry(resource, time.monotonic() + lifetime, self._lost)
+        entry = Entry(resource, time.monotonic() + lifetime, self._report_loss)
         with self._lock:
             closed = self._closed
             if not closed:
@@ -333,21 +336,21 @@ class Bucket(Generic[T]):
         self._retire(entry)
 
     def _retire(self, entry: Entry[T]) -> None:
-        if entry not in self._entries:
+        if entry.lost is None:
             return  # checked out before a fork: the parent's to close
         # Closed first and counted out afterwards: otherwise a waiter could open one above the cap.
         self._destroy(entry.resource)
         if self._strike(entry):
             self._release_place()
 
-    def _reclaim(self, entry: Entry[T]) -> None:
-        """Take note of an entry that its lessee has lost: called by its finaliser, in any thread at any moment."""
-        entry.lost = None
-        with self._lock:
-            self._tally.retired_uses += entry.uses
-            self._tally.discarded += 1
-        self._forsake(entry.resource)
-        self._release_place()
+    def _take_in(self, entry: Entry[T]) -> None:
+        """Take note of an entry that its lessee has lost.
+
+        Called by its finaliser, which may run in any thread, in the middle of a critical section of this bucket or
+        its budget: so it takes no lock, and leaves the rest to who comes next, the housekeeper if nobody else.
+        """
+        self._lost.append(entry)
+        housekeeper.hurry()
         warnings.warn(
             f"a lease of {self.label} was never ended; it was checked out at {render(entry.site)}. Use it in a `with`",
             ResourceWarning,
@@ -355,13 +358,25 @@ class Bucket(Generic[T]):
             source=entry,
         )
 
+    def _reclaim(self) -> None:
+        """Free the places of entries that were lost."""
+        while True:
+            try:
+                entry = self._lost.popleft()
+            except IndexError:
+                return
+            with self._lock:
+                self._tally.discarded += 1
+            self._forsake(entry.resource)
+            if self._strike(entry):
+                self._release_place()
+
     def _strike(self, entry: Entry[T]) -> bool:
         """Take an entry out of the bucket's books. Returns whether it was in them."""
         with self._lock:
-            known = entry in self._entries
-            entry.lost = None
+            known, entry.lost = entry.lost is not None, None
             self._entries.discard(entry)
-            self._tally.retired_uses += entry.uses
+            self._tally.retired_uses += entry.uses if known else 0
         return known
 
     def _serve(self, returned: Entry[T] | None = None) -> None:
@@ -484,6 +499,7 @@ class Bucket(Generic[T]):
 
     def sweep(self) -> None:
         """Close what has been idle too long or is too old, and report leases held too long."""
+        self._reclaim()
         now = time.monotonic()
         limits = self.limits
         kept: deque[Entry[T]] = deque()
@@ -547,7 +563,9 @@ class Bucket(Generic[T]):
         Returns:
             who still holds a lease then; such a connection is closed when it is given back.
         """
+        self._reclaim()
         self._drained.wait(max(0.0, seconds))
+        self._reclaim()
         return self._holders(self._leased())
 
     def end_leases(self) -> list[str]:
@@ -584,6 +602,7 @@ class Bucket(Generic[T]):
         inherited = list(self._entries)
         for entry in inherited:
             entry.expires_at = _DOOMED
+            entry.lost = None
         forks.bury(inherited)
         self._reset()
 
@@ -598,6 +617,7 @@ class Bucket(Generic[T]):
 
     def stats(self) -> dict[str, Any]:
         """Return the bucket's figures; times are seconds."""
+        self._reclaim()
         with self._lock:
             figures = self._tally.summary(self._entries, waiting=len(self._waiters), capacity=self.limits.capacity)
         return figures | {"use": self._tally.recent_uses()}

@@ -42,10 +42,13 @@ class Entry(Generic[T]):
     A bucket knows its entries weakly: one that nobody has any more, neither the idle stack nor a lessee, was lost by
     its lessee, and says so. That costs a lease nothing, as a finaliser of its own would.
 
+    Attributes:
+        lost: what to call with an entry that was lost; ``None`` once the bucket has done with it.
+
     Args:
         resource: the connection.
         expires_at: when it has lived long enough, on the monotonic clock.
-        lost: a weak reference to the bucket's method to call with an entry that was lost.
+        lost: returns what to call with an entry that was lost, or ``None`` if its bucket is gone.
     """
 
     __slots__ = (

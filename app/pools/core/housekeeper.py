@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 import time
 import weakref
@@ -23,13 +25,14 @@ class Sweeper(Protocol):
 class Housekeeper:
     """Calls each registered sweeper's ``sweep()`` every ``interval`` seconds, from one daemon thread.
 
-    The thread runs while something is registered and sleeps on an event until the next sweep is due. Sweepers
+    The thread runs while something is registered and sleeps until the next sweep is due, or is wanted now. Sweepers
     are held weakly: a pool that was dropped without ``stop()`` does not live on because of its housekeeping.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        # Not an Event, whose lock a finaliser may find held by its own thread; `put` never waits.
+        self._signals: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # sweeper -> (interval in seconds, when it is due on the monotonic clock)
         self._schedule: weakref.WeakKeyDictionary[Sweeper, tuple[float, float]] = weakref.WeakKeyDictionary()
@@ -48,38 +51,51 @@ class Housekeeper:
             if not self.alive:
                 self._thread = threading.Thread(target=self._run, name="poolwire-housekeeper", daemon=True)
                 self._thread.start()
-            self._wake.set()
+            self._signals.put(False)
+
+    def hurry(self) -> None:
+        """Have everyone swept now. A finaliser may call this: it waits for nothing."""
+        self._signals.put(True)
 
     def unregister(self, sweeper: Sweeper) -> None:
         """Leave ``sweeper`` alone from now on; a sweep that runs at this moment ends first or soon after."""
         with self._lock:
             self._schedule.pop(sweeper, None)
-            self._wake.set()
+            self._signals.put(False)
 
     def forget_after_fork(self) -> None:
         """Start again with a thread of the child's own, which the next ``register`` makes."""
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._signals = queue.SimpleQueue()
         self._thread = None
         self._schedule = weakref.WeakKeyDictionary()
 
     def _run(self) -> None:
+        hurried = False
         while True:
             with self._lock:
-                self._wake.clear()
                 if not self._schedule:
                     self._thread = None
                     return
                 now = time.monotonic()
                 due = []
                 for sweeper, (interval, when) in list(self._schedule.items()):
-                    if when <= now:
+                    if hurried or when <= now:
                         due.append(sweeper)
                         self._schedule[sweeper] = (interval, now + interval)
                 pause = min(when for _, when in self._schedule.values()) - now
             while due:
                 self._sweep(due.pop())  # popped, so that no reference outlives its turn
-            self._wake.wait(pause)
+            hurried = self._signalled(pause)
+
+    def _signalled(self, seconds: float) -> bool:
+        """Wait for a signal, at most ``seconds``, and take all that are there. Returns whether one is in a hurry."""
+        hurried = False
+        with contextlib.suppress(queue.Empty):
+            hurried = self._signals.get(timeout=max(0.0, seconds))
+            while True:
+                hurried = self._signals.get_nowait() or hurried
+        return hurried
 
     @staticmethod
     def _sweep(sweeper: Sweeper) -> None:

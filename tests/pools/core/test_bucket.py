@@ -291,13 +291,13 @@ def test_a_lease_that_was_lost_is_warned_about_and_its_place_is_free(maker):
     for _ in range(3):
         with pytest.warns(ResourceWarning, match="test_a_lease_that_was_lost"):
             bucket.checkout(timeout=0)
-        assert set() == maker.open
         assert 0 == bucket.stats()["total"]
+        assert set() == maker.open
     assert [] == bucket.drain(0)
 
 
 def test_a_lost_lease_in_a_cycle_frees_its_place_for_who_waits(maker):
-    """A lease that only the garbage collector can find goes on to the one who waits for it."""
+    """The place of a lease that only the garbage collector can find goes to the one who waits, at the next sweep."""
     bucket = maker.bucket(capacity=1, checkout_timeout=20)
     cycle = [bucket.checkout()]
     cycle.append(cycle)
@@ -307,9 +307,28 @@ def test_a_lost_lease_in_a_cycle_frees_its_place_for_who_waits(maker):
         del cycle
         with pytest.warns(ResourceWarning, match="test_a_lost_lease_in_a_cycle"):
             gc.collect()
+        bucket.sweep()
         entry = waiting.result(20)
     assert {1} == maker.open
     bucket.give_back(entry)
+
+
+def test_a_lease_may_be_lost_in_the_middle_of_any_critical_section(maker):
+    """A finaliser that runs while its thread holds the locks of the bucket and of the budget waits for neither."""
+    budget = Budget(1)
+    bucket = maker.bucket(capacity=1, budget=budget)
+    entry = bucket.checkout()
+
+    def lose():
+        nonlocal entry
+        with budget._lock, bucket._lock:
+            entry = None
+
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.warns(ResourceWarning, match="was never ended"):
+            threads.submit(lose).result(20)
+    bucket.give_back(bucket.checkout(timeout=0))
+    assert {1} == maker.open
 
 
 def test_no_lease_is_lost_that_was_given_back_or_dropped_with_its_bucket(maker, recwarn):

@@ -264,6 +264,20 @@ def test_a_lease_never_ended_is_warned_about(pool):
         assert b"a" == pool.request(config, b"a")
 
 
+def test_the_place_of_a_lost_lease_goes_to_the_one_who_waits(pool):
+    """Who waits for a socket gets one as soon as a lease that nobody has any more is found."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=1)
+        lease = pool.socket(config, 5)
+        lease.__enter__()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(pool.request, config, b"a", 20)
+            eventually(lambda: next(iter(pool.get_stats()["pools"].values()))["waiting"] == 1)
+            with pytest.warns(ResourceWarning, match="was never ended"):
+                del lease
+            assert b"a" == waiting.result(20)
+
+
 def test_a_detached_socket_is_the_callers(pool):
     """A detached socket outlives its lease, and the pool makes another one in its place."""
     with replier() as endpoint:
