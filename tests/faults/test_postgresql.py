@@ -311,6 +311,50 @@ async def test_a_black_hole_ends_a_task_at_its_deadline(frail_server: EmbeddedPo
         await pool.stop_async()
 
 
+def test_a_silent_network_is_found_out_before_the_call(
+    frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that are asked first, and that nobody answers, keep neither a call nor a sweep beyond its time."""
+    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    with Proxy(frail_server.port) as proxy, SQLPool(SQLPoolSettings(max_connections=8)) as pool:
+        config = replace(frail, port=proxy.port, connect_timeout=1)
+
+        def overrun() -> float:
+            proxy.pass_on()
+            with ThreadPoolExecutor(8) as threads:
+                list(threads.map(lambda _: pool.execute_query(config, "SELECT pg_sleep(0.1)"), range(8)))
+            proxy.swallow()
+            with monkeypatch.context() as patched:
+                patched.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+                began = time.monotonic()
+                with pytest.raises(PoolTimeout):
+                    pool.execute_query(config, "SELECT 2", timeout=1.0)
+            return time.monotonic() - began - 1.0
+
+        assert best_of(3, overrun, 0.6) <= 0.6
+        proxy.pass_on()
+        assert pool.execute_query(config, "SELECT 3") == [(3,)]
+
+
+async def test_a_silent_network_is_found_out_before_a_tasks_call(
+    frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With asyncio too, a connection that does not answer when it is asked is given up before the call's deadline."""
+    with Proxy(frail_server.port) as proxy:
+        config = replace(frail, port=proxy.port, connect_timeout=1)
+        pool = SQLPool(SQLPoolSettings(max_connections=2))
+        await pool.execute_query_async(config, "SELECT 1")
+        proxy.swallow()
+        with monkeypatch.context() as patched:
+            patched.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+            async with asyncio.timeout(20):
+                with pytest.raises((PoolTimeout, QueryTimeout)):
+                    await pool.execute_query_async(config, "SELECT 2", timeout=1.0)
+        proxy.pass_on()
+        assert await pool.execute_query_async(config, "SELECT 3") == [(3,)]
+        await pool.stop_async()
+
+
 def test_a_timed_out_statement_ends_on_the_server_too(
     pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
 ) -> None:
@@ -415,6 +459,57 @@ def test_a_forked_child_has_connections_of_its_own(pool: SQLPool, frail: Databas
 
     assert os.waitstatus_to_exitcode(status) == 0
     assert pool.execute_query(frail, "SELECT pg_backend_pid()") == parent_backend
+
+
+def test_a_child_forked_in_a_transaction_cannot_end_it(pool: SQLPool, frail: DatabaseConfig) -> None:
+    """A child that leaves the parent's block fails by itself; what the parent wrote before and after is committed."""
+    pool.execute_query(frail, "CREATE TABLE forked (n int)")
+    parent = os.getpid()
+    try:
+        with pool.transaction(frail) as connection:
+            connection.execute(text("INSERT INTO forked VALUES (1)"))
+            child = os.fork()
+            if not child:
+                raise SystemExit
+            _, status = os.waitpid(child, 0)
+            connection.execute(text("INSERT INTO forked VALUES (2)"))
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert pool.execute_query(frail, "SELECT n FROM forked ORDER BY n") == [(1,), (2,)]
+
+
+def test_a_loop_closed_while_a_task_waits_costs_no_place(frail: DatabaseConfig) -> None:
+    """A task that waits for a connection as its event loop is closed keeps nobody else from it afterwards."""
+    with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=20)) as pool:
+        loop = asyncio.new_event_loop()
+        with pool.connection(frail) as connection:
+            task = loop.create_task(pool.execute_query_async(frail, "SELECT 1"))
+            while not any(figures["waiting"] for figures in pool.get_stats()["pools"].values()):
+                loop.run_until_complete(asyncio.sleep(0.01))
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            loop.close()
+            connection.invalidate()
+        assert pool.execute_query(frail, "SELECT 1") == [(1,)]
+
+
+def test_a_connection_made_before_a_pause_waits_as_well(frail_server: EmbeddedPostgres, frail: DatabaseConfig) -> None:
+    """What is connected while the pool is paused is handed out after the pause, not in it."""
+    with Proxy(frail_server.port) as proxy, SQLPool(SQLPoolSettings(max_connections=2, checkout_timeout=20)) as pool:
+        config = replace(frail, port=proxy.port)
+        proxy.swallow()
+        with ThreadPoolExecutor(1) as threads:
+            call = threads.submit(pool.execute_query, config, "SELECT 1")
+            eventually(lambda: pool._sync(config).bucket._connecting == 1)
+            pool.pause(config)
+            proxy.pass_on()
+            eventually(lambda: total(pool) == 1)
+            eventually(lambda: pool._sync(config).bucket._connecting == 0)
+            assert not call.done()
+            pool.resume(config)
+            assert call.result(20) == [(1,)]
 
 
 def test_a_new_event_loop_gets_connections_of_its_own(

@@ -116,6 +116,8 @@ class AsyncpgDriver:
         """Say whether a failure to connect will not pass by itself."""
         original = getattr(error, "orig", None) or error
         cause = getattr(original, "__cause__", None) or original
+        if isinstance(original, TimeoutError):  # raised from the cancellation that ended the attempt
+            cause = original
         if isinstance(cause, asyncpg.PostgresError):
             return cause.sqlstate in _PERMANENT_STATES
         if isinstance(cause, ssl.SSLCertVerificationError) or "rejected SSL upgrade" in str(cause):

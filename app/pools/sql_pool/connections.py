@@ -28,6 +28,8 @@ PROBE_AFTER = 0.001
 no likelier than during the statement itself, and the look costs a hundredth of a short Session."""
 PING_AFTER = 30.0
 """Seconds of idleness after which a connection is asked before it is used."""
+PING_WITHIN = 0.5
+"""Seconds within which a connection that is asked must answer. If one does not, the network is silent."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _HELPERS = 4
@@ -150,6 +152,8 @@ class ConnectionBucket(Bucket[Record]):
             if self._ping(record):
                 return True
             record.readable = _always  # its socket may be closed by now, and would say nothing
+            if time.monotonic() - now >= PING_WITHIN:
+                self.clear()  # asking the others in turn would keep the caller as long for each
             return False
         return not readable()  # a task asks it afterwards, for here it would block the event loop
 
@@ -165,6 +169,8 @@ class ConnectionBucket(Bucket[Record]):
             try:
                 if await self._ping_async(entry.resource):
                     return entry
+            except TimeoutError:
+                self.clear()  # asking the others in turn would keep the caller as long for each
             except BaseException:
                 self.discard(entry)
                 raise
@@ -251,8 +257,13 @@ class ConnectionBucket(Bucket[Record]):
         for _ in range(started):
             if self._loop is None:
                 threading.Thread(target=self._help, name="poolwire-sql-connect", daemon=True).start()
-            else:
+                continue
+            try:
                 self._loop.call_soon_threadsafe(self._start_task)
+            except RuntimeError:  # the loop was closed with tasks still waiting, whom nobody can help any more
+                with self._lock:
+                    self._waiters.clear()
+                self._leave()
 
     def _start_task(self) -> None:
         assert self._loop is not None
@@ -301,6 +312,8 @@ class ConnectionBucket(Bucket[Record]):
             self._connecting -= 1
             # Directly, whatever the wait: were it only woken, it would look as if it still needed a connection.
             waiter = next((each for each in self._waiters if each.granted is None), None)
+            if self._guarded:  # paused or closed meanwhile
+                waiter = None
             while waiter is not None:
                 self._waiters.remove(waiter)
                 if waiter.wake():
@@ -333,6 +346,18 @@ class ConnectionBucket(Bucket[Record]):
         with self._lock:
             self._connecting -= 1
         self._release_place()
+
+    # Forks
+
+    def forget_after_fork(self) -> None:
+        """Start empty in a child process, which cannot reach the parent's servers through what it inherited.
+
+        A child that leaves a block in which it was forked would otherwise end the parent's transaction.
+        """
+        for entry in list(self._entries):
+            if entry.resource.probe is not None:
+                entry.resource.probe.sever()
+        super().forget_after_fork()
 
     # Housekeeping
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +18,8 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite, Surface, look_past, site_above
-from app.pools.sql_pool.connections import ConnectionBucket, Record
+from app.pools.sql_pool.connections import PING_WITHIN, ConnectionBucket, Record
+from app.pools.sql_pool.watchdog import Cutoff
 
 # An Engine or a Session checks out for its user, who is the holder. Some of their methods are compiled from text.
 look_past(os.path.dirname(sqlalchemy.__file__) + os.sep, "<sqlalchemy generated ")
@@ -116,15 +119,21 @@ class LeasePool(Pool):
         return record
 
     def _ping(self, record: Record) -> bool:
+        assert record.probe is not None
+        with Cutoff(time.monotonic() + PING_WITHIN, record.probe.cut):
+            return self._answers(record)
+
+    async def _ping_async(self, record: Record) -> bool:
+        async with asyncio.timeout(PING_WITHIN):
+            alive: bool = await greenlet_spawn(self._answers, record)
+        return alive
+
+    def _answers(self, record: Record) -> bool:
         assert record.dbapi_connection is not None
         try:
             return self._dialect._do_ping_w_event(record.dbapi_connection)
         except Exception:  # noqa: BLE001 - whatever a driver says about it: it does not work
             return False
-
-    async def _ping_async(self, record: Record) -> bool:
-        alive: bool = await greenlet_spawn(self._ping, record)
-        return alive
 
     def _do_get(self) -> Record:
         timeout, site = _request.get()

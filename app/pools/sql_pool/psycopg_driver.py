@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
@@ -171,8 +169,8 @@ class PsycopgDriver:
 
     def cut(self, record: Record) -> None:
         """Shut the socket down: whoever reads from it sees its end."""
-        with suppress(OSError), socket.socket(fileno=os.dup(record.raw.fileno())) as same:
-            same.shutdown(socket.SHUT_RDWR)
+        if record.probe is not None:
+            record.probe.cut()
 
     def dispose(self) -> None:
         """Do nothing: the bucket has all connections."""

@@ -70,6 +70,37 @@ class Watch:
             self._cut()
 
 
+class Cutoff:
+    """Makes a question to a peer fail if it is not answered by a deadline. Used with ``with`` around the question.
+
+    Args:
+        deadline: when the question must be answered, on the monotonic clock.
+        cut: makes it fail at once. Must not block.
+    """
+
+    def __init__(self, deadline: float, cut: Callable[[], None]) -> None:
+        self._deadline = deadline
+        self._cut = cut
+        self._lock = threading.Lock()
+        self._over = False
+
+    def __enter__(self) -> Self:
+        _watchdog.add(self._deadline, self._end)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._over = True
+
+    def _end(self) -> None:
+        # Under the lock: the connection may be somebody's the moment it has answered.
+        with self._lock:
+            if not self._over:
+                self._cut()
+
+
 class _Watchdog:
     """Runs actions when they are due, from one daemon thread that lives while there are any."""
 
