@@ -18,7 +18,7 @@ from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.connections import reason
 from app.pools.sql_pool.lease_pool import requested
 from app.pools.sql_pool.sync_side import SyncSide
-from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished
+from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished, session_left_unfinished
 
 # PostgreSQL enforces it; for SQLite the driver's own BEGIN does, and the option means nothing there.
 _READONLY: dict[str, Any] = {"postgresql_readonly": True}
@@ -90,6 +90,8 @@ def lend_session(side_of: Callable[[], SyncSide], timeout: float | None, site: C
         Session(connection, expire_on_commit=False) as session,
     ):
         yield session
+        if session_left_unfinished(session, connection):  # before its end, which rolls back and forgets
+            report_unfinished(side_of().label, site)
 
 
 @asynccontextmanager
@@ -102,6 +104,10 @@ async def lend_session_async(
         AsyncSession(connection, expire_on_commit=False) as session,
     ):
         yield session
+        if connection.sync_connection is not None and session_left_unfinished(
+            session.sync_session, connection.sync_connection
+        ):
+            report_unfinished(side_of().label, site)
 
 
 def _begin(side: SyncSide | AsyncSide, readonly: bool) -> str | None:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.orm import Session
 
 from app.pools.core.holders import CallSite, render
 from app.pools.sql_pool.statements import Effect, effect_of
@@ -45,6 +46,11 @@ def left_unfinished(connection: Connection) -> bool:
     if connection.closed or connection.invalidated or not connection.in_transaction():
         return False
     return bool(connection.info.get(_WROTE))
+
+
+def session_left_unfinished(session: Session, connection: Connection) -> bool:
+    """Say whether a session, about to end, has written or is about to write something that was not committed."""
+    return bool(session.new or session.deleted) or left_unfinished(connection)
 
 
 def _note_statement(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:

@@ -194,6 +194,28 @@ def test_a_connection_that_only_read_is_not_reported(
     assert not [record for record in caplog.records if "left unfinished" in record.message]
 
 
+async def test_what_a_session_did_not_commit_is_reported(
+    pool: SQLPool, notes: DatabaseConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session that ends with writes or new objects uncommitted is reported, for threads and tasks alike."""
+    with pool.session(notes) as session:
+        session.execute(text("INSERT INTO notes (body) VALUES ('written')"))
+    with pool.session(notes) as session:
+        session.add(Note(body="not even written"))
+    async with pool.session(notes) as asynchronous:
+        await asynchronous.execute(text("INSERT INTO notes (body) VALUES ('written')"))
+    with pool.session(notes) as session:
+        session.execute(text("SELECT * FROM notes")).all()
+        session.add(Note(body="kept"))
+        session.commit()
+
+    assert bodies(pool, notes) == ["kept"]
+    reports = [record for record in caplog.records if "left unfinished" in record.message]
+    assert len(reports) == 3
+    assert all("test_databases.py" in report.message for report in reports)
+    await pool.stop_async()
+
+
 async def test_a_transaction_opened_by_text_does_not_reach_the_next_borrower(
     pool: SQLPool, notes: DatabaseConfig
 ) -> None:
