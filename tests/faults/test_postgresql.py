@@ -217,6 +217,22 @@ def test_backends_killed_in_flight_fail_only_their_calls(
     assert pool.execute_query(frail, "SELECT 1") == [(1,)]
 
 
+async def test_a_backend_killed_under_a_lease_is_the_pools_error(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
+) -> None:
+    """A lease whose server process dies before its end raises DatabaseUnavailable there, for threads and tasks."""
+    pid = text("SELECT pg_backend_pid()")
+    with pytest.raises(DatabaseUnavailable):
+        with pool.connection(frail) as connection:
+            assert kill_backends(frail_server, f"pid = {connection.execute(pid).scalar()}") == 1
+    with pytest.raises(DatabaseUnavailable):
+        async with pool.connection(frail) as asynchronous:
+            assert kill_backends(frail_server, f"pid = {(await asynchronous.execute(pid)).scalar()}") == 1
+
+    assert pool.execute_query(frail, "SELECT 1") == await pool.execute_query_async(frail, "SELECT 1") == [(1,)]
+    await pool.stop_async()
+
+
 async def test_backends_killed_in_flight_fail_only_their_tasks(
     pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
 ) -> None:

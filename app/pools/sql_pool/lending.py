@@ -30,7 +30,7 @@ def lend_connection(side_of: Callable[[], SyncSide], timeout: float | None, site
     side = side_of()
     with requested(timeout, site):
         connection = side.lending_engine.connect()
-    with connection, _translated(side):
+    with _translated(side), connection:  # the end of a lease asks the server as well
         yield connection
         if left_unfinished(connection):
             report_unfinished(side.label, site)
@@ -44,14 +44,14 @@ async def lend_connection_async(
     side = side_of()
     with requested(timeout, site):
         connection = await side.lending_engine.connect()
-    try:
-        with _translated(side):
+    with _translated(side):
+        try:
             yield connection
             if connection.sync_connection is not None and left_unfinished(connection.sync_connection):
                 report_unfinished(side.label, site)
-    finally:
-        # Shielded: a task that is cancelled again here still gives its connection back.
-        await asyncio.shield(connection.close())
+        finally:
+            # Shielded: a task that is cancelled again here still gives its connection back.
+            await asyncio.shield(connection.close())
 
 
 @contextmanager
