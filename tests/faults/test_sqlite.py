@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from app.pools.errors import ConnectionRefused, QueryTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
@@ -29,6 +30,7 @@ ROUNDS = 25
 CHILD = """
 import sys
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from app.pools.sql_pool import SQLPool, get_sqlite_config
 config = get_sqlite_config(sys.argv[1], busy_timeout=30)
 with SQLPool() as pool:
@@ -410,3 +412,73 @@ def test_a_script_whose_snapshot_is_stale_says_what_happened(counter: DatabaseCo
                 )
 
         assert value(pool, counter) == 7
+
+
+@pytest.fixture
+def outsider(tmp_path: Path) -> Iterator[tuple[DatabaseConfig, sqlite3.Connection]]:
+    """Return a database that is not waited for long, and a program that writes to it without the writer lock."""
+    config = get_sqlite_config(tmp_path / "shared.db", busy_timeout=0.1)
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE numbers (number INTEGER UNIQUE)")
+    with contextlib.closing(sqlite3.connect(config.database, isolation_level=None)) as connection:
+        yield config, connection
+
+
+def assert_others_can_write(config: DatabaseConfig) -> None:
+    """Write in another pool, from a thread and from a task: neither may find the writer lock taken."""
+
+    async def write() -> None:
+        async with SQLPool() as pool, pool.transaction(config) as connection:
+            await connection.execute(text("INSERT INTO numbers VALUES (8)"))
+
+    with SQLPool() as pool:
+        pool.execute_query(config, "INSERT INTO numbers VALUES (7)")
+        asyncio.run(write())
+        assert pool.execute_query(config, "SELECT number FROM numbers ORDER BY 1") == [(7,), (8,)]
+
+
+STORE: dict[str, Callable[[SQLPool, DatabaseConfig], object]] = {
+    "execute_query": lambda pool, config: pool.execute_query(config, "INSERT INTO numbers VALUES (1)"),
+    "execute_many": lambda pool, config: pool.execute_many(config, "INSERT INTO numbers VALUES (?)", [(1,)]),
+    "copy_rows": lambda pool, config: pool.copy_rows(config, "numbers", ["number"], [(1,)]),
+}
+
+
+@pytest.mark.parametrize("call", STORE)
+def test_a_call_that_finds_the_file_locked_lets_others_write(
+    outsider: tuple[DatabaseConfig, sqlite3.Connection], call: str
+) -> None:
+    """Where a program without the writer lock holds the file, a failed call keeps nobody from writing after it."""
+    config, other = outsider
+    with SQLPool() as pool:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            STORE[call](pool, config)
+        other.execute("COMMIT")
+
+        assert_others_can_write(config)
+
+
+def test_a_lease_that_finds_the_file_locked_lets_others_write(
+    outsider: tuple[DatabaseConfig, sqlite3.Connection],
+) -> None:
+    """A lease whose transaction could not begin does not hold the writer lock until it is given back."""
+    config, other = outsider
+    with SQLPool() as pool, pool.connection(config) as lease:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperationalError, match="database is locked"):
+            lease.execute(text("INSERT INTO numbers VALUES (1)"))
+        other.execute("COMMIT")
+
+        assert_others_can_write(config)
+
+
+def test_a_transaction_that_sqlite_ends_itself_lets_others_write(tmp_path: Path) -> None:
+    """After INSERT OR ROLLBACK has rolled back, others write at once."""
+    config = get_sqlite_config(tmp_path / "shared.db", busy_timeout=0.1)
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE numbers (number INTEGER UNIQUE)")
+        with pytest.raises(sqlite3.IntegrityError):
+            pool.execute_many(config, "INSERT OR ROLLBACK INTO numbers VALUES (?)", [(1,), (1,)])
+
+        assert_others_can_write(config)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -71,7 +72,7 @@ class Cursor(sqlite3.Cursor):
     def executescript(self, script: str) -> Self:
         """Commit, and execute a script of statements."""
         self.connection.commit()
-        self.connection.lock()
+        self.connection.before(Effect.LOCK)
         try:
             super().executescript(script)
             return self
@@ -145,33 +146,61 @@ class Connection(sqlite3.Connection):
             super().close()
         finally:
             register.closed(self)
-            self.unlock()
+            self._unlock()
 
     def before(self, effect: Effect) -> None:
-        """Begin a transaction and take the writer lock as a statement with this effect needs it."""
+        """Begin a transaction and take the writer lock as a statement with this effect needs it.
+
+        ``after`` is its counterpart, which need not be called if this raises.
+
+        Raises:
+            sqlite3.OperationalError: others wrote until the timeout, and the cause is the ``PoolTimeout`` if they
+                did so by the writer lock; or the call was given up while it waited.
+        """
         if effect is Effect.NONE:
             return
-        if effect is not Effect.READ:
-            if self.readonly:
-                raise sqlite3.OperationalError("attempt to write in a readonly transaction")
-            self.lock()
-        if self._begins and effect is not Effect.LOCK and not self.in_transaction:
-            super().cursor(sqlite3.Cursor).execute("BEGIN" if effect is Effect.READ else "BEGIN IMMEDIATE")
+        try:
+            if effect is not Effect.READ:
+                self._lock()
+            if self._begins and effect is not Effect.LOCK and not self.in_transaction:
+                super().cursor(sqlite3.Cursor).execute("BEGIN" if effect is Effect.READ else "BEGIN IMMEDIATE")
+        except BaseException:
+            self.after()  # a program without the writer lock may hold the file, so that BEGIN fails with the lock had
+            raise
 
     def after(self) -> None:
         """Give the writer lock back unless a transaction is open."""
         if not self.in_transaction:
             self.readonly = False
             if self._turn is not None:
-                self.unlock()
+                self._unlock()
 
-    def lock(self) -> None:
-        """Take the writer lock, if this connection does not have it.
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Cursor]:
+        """Lend a cursor for one transaction, which is committed when the block ends and rolled back when it raises.
+
+        The writer lock is given back in either case, also if the transaction cannot begin, or SQLite has ended it
+        by itself (``INSERT OR ROLLBACK``, a full disk).
 
         Raises:
-            sqlite3.OperationalError: others wrote until the timeout, and the cause is the ``PoolTimeout``; or
-                the call was given up while it waited.
+            sqlite3.OperationalError: as ``before``.
         """
+        self.before(Effect.LOCK)
+        try:
+            cursor = super().cursor(sqlite3.Cursor)
+            cursor.execute("BEGIN IMMEDIATE")
+            yield cursor
+            self.check()
+            self.commit()
+        except BaseException:
+            with suppress(sqlite3.Error):  # the pool sees the transaction, and closes what cannot roll it back
+                self.rollback()
+            raise
+
+    def _lock(self) -> None:
+        """Take the writer lock, if this connection does not have it."""
+        if self.readonly:
+            raise sqlite3.OperationalError("attempt to write in a readonly transaction")
         if self._turn is None:
             # DBAPI errors, for the layers above (SQLAlchemy) let no other pass the driver's border.
             try:
@@ -195,7 +224,7 @@ class Connection(sqlite3.Connection):
         if self.wish.taken_back:
             raise Interrupted
 
-    def unlock(self) -> None:
+    def _unlock(self) -> None:
         """Give the writer lock back, if this connection has it."""
         turn, self._turn = self._turn, None
         if turn is not None:

@@ -113,12 +113,8 @@ class SQLiteDriver:
     def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, in one transaction."""
         raw: Connection = record.raw
-        raw.lock()
-        cursor = raw.cursor(sqlite3.Cursor)
-        cursor.execute("BEGIN IMMEDIATE")
-        cursor.executemany(statement.text, rows)
-        raw.check()
-        raw.commit()
+        with raw.writing() as cursor:
+            cursor.executemany(statement.text, rows)
 
     def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Store many rows by statements that store several each, in one transaction."""
@@ -126,16 +122,13 @@ class SQLiteDriver:
         most = min(_BATCH, raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(columns))
         insert = f"INSERT INTO {quoted(table)} ({', '.join(map(quoted, columns))}) VALUES "
         one = f"({', '.join('?' * len(columns))})"
-        raw.lock()
-        cursor = raw.cursor(sqlite3.Cursor)
-        cursor.execute("BEGIN IMMEDIATE")
         waiting = iter(rows)
-        while batch := list(islice(waiting, most)):
-            if any(len(row) != len(columns) for row in batch):
-                raise ValueError(f"a row has another number of values than the {len(columns)} columns")
-            cursor.execute(insert + ", ".join([one] * len(batch)), list(chain.from_iterable(batch)))
-            raw.check()
-        raw.commit()
+        with raw.writing() as cursor:
+            while batch := list(islice(waiting, most)):
+                if any(len(row) != len(columns) for row in batch):
+                    raise ValueError(f"a row has another number of values than the {len(columns)} columns")
+                cursor.execute(insert + ", ".join([one] * len(batch)), list(chain.from_iterable(batch)))
+                raw.check()
 
     def stream(
         self, record: Record, statement: Statement, params: Sequence[Any], batch: int
