@@ -636,6 +636,27 @@ def test_a_connection_is_asked_only_after_long_idleness(
     assert len(asked) >= 2
 
 
+async def test_the_least_number_of_connections_is_kept(frail: DatabaseConfig) -> None:
+    """Once a database is in use, housekeeping keeps the least number open, for threads and tasks, whatever expires."""
+    settings = SQLPoolSettings(max_connections=10, min_connections=3, max_lifetime=0.2)
+    pool = SQLPool(settings)
+    pool.execute_query(frail, "SELECT 1")
+    await pool.execute_query_async(frail, "SELECT 1")
+
+    def all_there() -> bool:
+        pool.sweep()
+        return [figures["total"] for figures in pool.get_stats()["pools"].values()] == [3, 3]
+
+    def cleaned() -> bool:
+        pool.sweep()
+        return pool.get_stats()["metrics"]["cleanup_count"] >= 12
+
+    await eventually_async(all_there)
+    await eventually_async(cleaned)
+    await eventually_async(all_there)
+    await pool.stop_async()
+
+
 def test_a_socket_is_looked_at_unless_it_was_used_just_now(
     pool: SQLPool, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

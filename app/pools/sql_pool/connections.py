@@ -254,7 +254,11 @@ class ConnectionBucket(Bucket[Record]):
             starved = starved and self._size < self.limits.capacity
         if starved and self._budget is not None:
             self._budget.reclaim(self)
-        for _ in range(started):
+        self._start_helpers(started)
+
+    def _start_helpers(self, count: int) -> None:
+        """Have ``count`` connections made, whose places are kept already."""
+        for _ in range(count):
             if self._loop is None:
                 threading.Thread(target=self._help, name="poolwire-sql-connect", daemon=True).start()
                 continue
@@ -364,8 +368,14 @@ class ConnectionBucket(Bucket[Record]):
     def sweep(self) -> None:
         """Close what has expired, ask what has been idle for long, and keep the least number of connections."""
         super().sweep()
-        if self._ping is None or self._usable is None:
-            return
+        if self._usable is None:
+            return  # SQLite's do not break, and a new one costs next to nothing
+        if self._ping is not None:
+            self._ask_idle()
+        if self.attempts and self._failure is None:
+            self._keep_least()
+
+    def _ask_idle(self) -> None:
         now = time.monotonic()
         for _ in range(len(self._idle)):
             try:
@@ -378,11 +388,23 @@ class ConnectionBucket(Bucket[Record]):
                 entry.idle_since = max(asked, now) if now - asked >= PING_AFTER else asked
             else:
                 self._retire(entry)
-        if self._entries and self._failure is None:
-            try:
-                self.fill()
-            except (FailedAttempt, ConnectionRefused, PoolClosed) as error:
-                log.debug("%s: no spare connection could be made: %r", self.label, error)
+
+    def _keep_least(self) -> None:
+        """Make connections up to the least number, of places that nobody else has."""
+        spare = self.limits.capacity if self._budget is None else self._budget.left
+        least = min(self.limits.min_idle, self._size + spare)
+        if self._loop is not None:
+            with self._lock:
+                wanted = 0
+                while not self._guarded and self._size < least and self._reserve():
+                    wanted += 1
+                self._connecting += wanted
+            self._start_helpers(wanted)
+            return
+        try:
+            self.fill(least)
+        except (FailedAttempt, ConnectionRefused, PoolClosed) as error:
+            log.debug("%s: no spare connection could be made: %r", self.label, error)
 
     def resume(self) -> None:
         """Hand out again, first to those who wait."""
