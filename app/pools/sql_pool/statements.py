@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from itertools import count
 from typing import Any, Literal, TypeAlias
 
 from app.pools.sql_pool.rows import Row
@@ -16,19 +17,21 @@ Style = Literal["qmark", "format", "numeric"]
 
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-# What placeholders do not count in (strings, identifiers, comments, dollar quotes), and the placeholders.
-_TOKEN = re.compile(
-    r"""
-      (?P<opaque> [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/
-                | \$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$ )
+# What placeholders do not count in, and the placeholders. Where a comment ends is not for a regular expression.
+_TOKEN = r"""
+      (?P<opaque> {quoted} | '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]*
+                | (?<!\w)\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$ )
+    | (?P<comment> /\* )
     | (?P<literal> \?\? )
     | (?P<positional> \? )
-    | (?P<percent> % )
     | (?<![:\w]):(?P<name>[A-Za-z_]\w*)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*", re.DOTALL)
+"""
+# A word's last letter is no prefix of a string: LIKE'\' is whole. Brackets are PostgreSQL's arrays, SQLite's quotes.
+_POSTGRESQL = re.compile(_TOKEN.format(quoted=r"(?<!\w)[eE]'(?:[^'\\]|\\.|'')*'"), re.VERBOSE | re.DOTALL)
+_SQLITE = re.compile(_TOKEN.format(quoted=r"`(?:[^`]|``)*` | \[[^\]]*\]"), re.VERBOSE | re.DOTALL)
+_COMMENT_MARK = re.compile(r"/\*|\*/")
+# Not a comment in a comment, which ends sooner in SQLite than in PostgreSQL: what follows is not known then.
+_LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*(?:(?!/\*).)*?\*/|[(;])*", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
 _CHANGES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
 
@@ -120,33 +123,58 @@ class Bound:
 def prepare(sql: str, style: Style) -> Statement:
     """Return ``sql`` with its ``?`` or ``:name`` placeholders in the driver's style.
 
-    Strings, quoted names, comments and dollar quotes are left alone; ``??`` is a literal question mark.
+    Strings, quoted names, comments and dollar quotes are left alone, as the style's database delimits them; ``??``
+    elsewhere is a literal question mark.
 
     Raises:
         ValueError: the text mixes both kinds of placeholders.
     """
-    names: list[str] = []
-    count = 0
-
-    def translate(match: re.Match[str]) -> str:
-        nonlocal count
-        text = match.group()
-        if match["literal"]:
-            return "?"
-        if match["opaque"] or match["percent"]:
-            return text.replace("%", "%%") if style == "format" else text
-        if match["name"]:
-            names.append(match["name"])
-        count += 1
-        return {"qmark": "?", "format": "%s", "numeric": f"${count}"}[style]
-
-    text = _TOKEN.sub(translate, sql)
-    if names and len(names) != count:
+    pieces = list(_pieces(sql, style))
+    names = tuple(text for kind, text in pieces if kind == "name")
+    placeholders = [kind for kind, _ in pieces if kind in ("name", "positional")]
+    if names and len(names) != len(placeholders):
         raise ValueError("a statement has either ? or :name placeholders, not both")
-    if style == "format" and not count:
-        text = sql.replace("??", "?")  # psycopg reads %% as it stands when there are no parameters
+    numbers = count(1)
+    doubled = style == "format" and bool(placeholders)  # psycopg reads %% as it stands when there are no parameters
+
+    def translate(kind: str, text: str) -> str:
+        if kind == "literal":
+            return "?"
+        if kind == "text":
+            return text.replace("%", "%%") if doubled else text
+        return {"qmark": "?", "format": "%s", "numeric": f"${next(numbers)}"}[style]
+
+    text = "".join(translate(kind, text) for kind, text in pieces)
     effect = effect_of(sql)
-    return Statement(text, tuple(names), effect, effect is Effect.READ)
+    return Statement(text, names, effect, effect is Effect.READ)
+
+
+def _pieces(sql: str, style: Style) -> Iterator[tuple[str, str]]:
+    """Split a text; yield the kind of each piece (``text``, ``literal``, ``positional``, ``name``) and what it says."""
+    token = _SQLITE if style == "qmark" else _POSTGRESQL
+    end = 0
+    while match := token.search(sql, end):
+        start, end, kind = end, match.end(), match.lastgroup or ""
+        if kind == "comment":
+            end = _end_of_comment(sql, match.start(), nests=style != "qmark")
+        if kind in ("comment", "opaque"):
+            yield "text", sql[start:end]
+        else:
+            yield "text", sql[start : match.start()]
+            yield kind, match["name"] or match.group()
+    yield "text", sql[end:]
+
+
+def _end_of_comment(sql: str, start: int, *, nests: bool) -> int:
+    if not nests:
+        end = sql.find("*/", start + 2)
+        return len(sql) if end < 0 else end + 2
+    depth = 0
+    for mark in _COMMENT_MARK.finditer(sql, start):
+        depth += 1 if mark.group() == "/*" else -1
+        if not depth:
+            return mark.end()
+    return len(sql)
 
 
 @lru_cache(maxsize=4096)

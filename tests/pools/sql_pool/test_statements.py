@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.pools.sql_pool.statements import Effect, effect_of, prepare, quoted
+from app.pools.sql_pool.statements import Effect, Style, effect_of, prepare, quoted
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,20 @@ from app.pools.sql_pool.statements import Effect, effect_of, prepare, quoted
         ("SELECT 7 % 2", "SELECT 7 % 2", "SELECT 7 % 2", "SELECT 7 % 2"),
         ("SELECT :a::int", "SELECT ?::int", "SELECT %s::int", "SELECT $1::int"),
         ("SELECT x[1:2], :a", "SELECT x[1:2], ?", "SELECT x[1:2], %s", "SELECT x[1:2], $1"),
+        (
+            "SELECT $f1$ it's ? $f1$, ?",
+            "SELECT $f1$ it's ? $f1$, ?",
+            "SELECT $f1$ it's ? $f1$, %s",
+            "SELECT $f1$ it's ? $f1$, $1",
+        ),
+        ("SELECT ? /* ?", "SELECT ? /* ?", "SELECT %s /* ?", "SELECT $1 /* ?"),
+        ("SELECT /*/ ? */ ?", "SELECT /*/ ? */ ?", "SELECT /*/ ? */ %s", "SELECT /*/ ? */ $1"),
+        (
+            "SELECT x LIKE'\\' AND a=?",
+            "SELECT x LIKE'\\' AND a=?",
+            "SELECT x LIKE'\\' AND a=%s",
+            "SELECT x LIKE'\\' AND a=$1",
+        ),
     ],
 )
 def test_placeholders_become_the_drivers_own(sql: str, qmark: str, psycopg: str, asyncpg: str) -> None:
@@ -30,6 +44,31 @@ def test_placeholders_become_the_drivers_own(sql: str, qmark: str, psycopg: str,
     assert prepare(sql, "qmark").text == qmark
     assert prepare(sql, "format").text == psycopg
     assert prepare(sql, "numeric").text == asyncpg
+
+
+@pytest.mark.parametrize("style", ["qmark", "format", "numeric"])
+@pytest.mark.parametrize(
+    "sql", ["SELECT 'a??b'", 'SELECT "a??b"', "SELECT 1 -- ??", "SELECT /* ?? */ 1", "SELECT $$??$$"]
+)
+def test_what_is_quoted_is_never_changed(sql: str, style: Style) -> None:
+    """A doubled question mark in a string, a name or a comment stays, with and without placeholders beside it."""
+    assert prepare(sql, style).text == sql
+    assert prepare(f"SELECT ?, ({sql}\n)", style).text.endswith(f", ({sql}\n)")
+
+
+def test_postgresql_nests_comments_and_has_arrays() -> None:
+    """A comment ends with the outermost mark; what stands in brackets is an index, and may be a placeholder."""
+    assert prepare("/* /* */ ? */ SELECT a[?]", "numeric").text == "/* /* */ ? */ SELECT a[$1]"
+    assert prepare("/* /* */ ? */ SELECT a[?]", "format").text == "/* /* */ ? */ SELECT a[%s]"
+    assert prepare(r"SELECT e'\'?', ?", "numeric").text == r"SELECT e'\'?', $1"
+
+
+def test_sqlite_quotes_names_in_brackets_and_backticks() -> None:
+    """Its four kinds of quotes hide placeholders, its comments do not nest, and its strings know no backslash."""
+    assert prepare("SELECT [a:b], `c``:d`, :x", "qmark").text == "SELECT [a:b], `c``:d`, ?"
+    assert prepare("SELECT [a??b], `c??d`", "qmark").text == "SELECT [a??b], `c??d`"
+    assert prepare("/* /* */ SELECT :a /* /*/, :b", "qmark").names == ("a", "b")
+    assert prepare(r"SELECT e'\', :a", "qmark").names == ("a",)
 
 
 def test_names_are_bound_in_the_order_of_the_text() -> None:
@@ -73,6 +112,7 @@ def test_a_text_has_one_kind_of_placeholder() -> None:
         ("PRAGMA user_version", Effect.NONE),
         ("BEGIN", Effect.NONE),
         ("begin immediate", Effect.LOCK),
+        ("/* /* */ SELECT */ DELETE FROM t", Effect.WRITE),
         ("VACUUM", Effect.LOCK),
         ("COMMIT", Effect.NONE),
         ("", Effect.WRITE),
