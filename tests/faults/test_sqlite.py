@@ -128,13 +128,32 @@ def test_a_writer_that_is_killed_lets_the_others_write(counter: DatabaseConfig) 
         assert value(pool, counter) == 1
 
 
+LOCKED_BY_US = r"database is locked.*held for.*raise busy_timeout"
+LOCKED_BY_OTHERS = r"database is locked.*another process.*raise busy_timeout"
+
+
 def test_who_waits_too_long_for_the_writer_is_told_who_writes(tmp_path: Path) -> None:
-    """A writer that cannot come to write in time gets "database is locked" with the place of the one who writes."""
+    """A writer that cannot come to write in time gets "database is locked", who writes, and the setting to raise."""
     config = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.1)
     with SQLPool() as pool:
         pool.execute_query(config, "CREATE TABLE notes (body TEXT)")
-        with pool.transaction(config), pytest.raises(sqlite3.OperationalError, match=r"database is locked.*held for"):
+        with pool.transaction(config), pytest.raises(sqlite3.OperationalError, match=LOCKED_BY_US):
             pool.execute_query(config, "INSERT INTO notes VALUES ('x')")
+
+
+def test_who_waits_too_long_for_another_process_is_told_so(tmp_path: Path) -> None:
+    """The same when another process writes, of which no place is known."""
+    config = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.1)
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE counter (value INTEGER)")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, config.database], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "writing\n"
+        try:
+            with SQLPool() as pool, pytest.raises(sqlite3.OperationalError, match=LOCKED_BY_OTHERS):
+                pool.execute_query(config, "UPDATE counter SET value = 5")
+        finally:
+            holder.kill()
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -480,5 +499,21 @@ def test_a_transaction_that_sqlite_ends_itself_lets_others_write(tmp_path: Path)
         pool.execute_query(config, "CREATE TABLE numbers (number INTEGER UNIQUE)")
         with pytest.raises(sqlite3.IntegrityError):
             pool.execute_many(config, "INSERT OR ROLLBACK INTO numbers VALUES (?)", [(1,), (1,)])
+
+        assert_others_can_write(config)
+
+
+def test_a_cursor_of_a_closed_connection_does_not_keep_others_from_writing(
+    outsider: tuple[DatabaseConfig, sqlite3.Connection],
+) -> None:
+    """What is executed after close() fails without the writer lock, which nobody could give back."""
+    config, _ = outsider
+    with SQLPool() as pool, contextlib.closing(pool.engine(config).raw_connection()) as lease:
+        connection = lease.driver_connection
+        assert connection is not None
+        cursor = connection.cursor()
+        connection.close()
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            cursor.execute("INSERT INTO numbers VALUES (1)")
 
         assert_others_can_write(config)

@@ -202,6 +202,7 @@ class Connection(sqlite3.Connection):
         if self.readonly:
             raise sqlite3.OperationalError("attempt to write in a readonly transaction")
         if self._turn is None:
+            super().cursor(sqlite3.Cursor)  # raises on a closed connection, which nobody would take the turn from
             # DBAPI errors, for the layers above (SQLAlchemy) let no other pass the driver's border.
             try:
                 self._turn = self.writer.acquire(self.wish)

@@ -23,6 +23,8 @@ from app.pools.errors import PoolError, PoolTimeout
 _FAIR_AFTER = 0.01
 _PAUSE = 0.0005
 _GATE, _RIGHT = 0, 1
+_SETTING = "busy_timeout"
+"""What a writer that waited too long may raise: there is one writer, whatever the number of connections."""
 SUFFIX = "-writer"
 """What the lock file's name has more than the database's."""
 
@@ -86,6 +88,7 @@ class WriterLock:
                 waiters=0,
                 waited=self._timeout,
                 longest_holder="another process",
+                setting=_SETTING,
             )
         return turn
 
@@ -139,6 +142,11 @@ class _Queue(Bucket["_Turnstile"]):
             if wish.taken_back:  # before there was anybody to send away
                 self.send_away(wish)
         return granted
+
+    def _timed_out(self, waited: float) -> PoolTimeout:
+        timeout = super()._timed_out(waited)
+        timeout.setting = _SETTING
+        return timeout
 
     def send_away(self, wish: Wish) -> None:
         """Fail the one who waits for a wish, if somebody does."""
