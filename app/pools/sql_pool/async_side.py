@@ -6,8 +6,9 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,8 +59,8 @@ class AsyncDriver(EngineDriver, Protocol):
 
     def stream(
         self, record: Record, statement: Statement, params: Sequence[Any], batch: int
-    ) -> AsyncIterator[list[Row]]:
-        """Yield a query's rows in batches, as the database finds them."""
+    ) -> AsyncGenerator[list[Row], None]:
+        """Yield a query's rows in batches, as the database finds them; closed early, leave its transaction open."""
 
     def in_transaction(self, record: Record) -> bool:
         """Say whether a transaction is open, without asking the server."""
@@ -153,32 +154,44 @@ class NativeSide(AsyncSide):
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
         statement = prepare(sql, self.driver.style)
-        counted = Bound(statement, rows)
-        await self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout)
-        return counted.count
+        counted = _Rows(statement, rows)
+        return await self._store(lambda record: self.driver.execute_many(record, statement, counted), counted, timeout)
 
     async def copy_rows(
         self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
     ) -> int:
         """See ``AsyncSide``."""
-        counted = Bound(None, rows)
-        await self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout)
-        return counted.count
+        counted = _Rows(None, rows)
+        return await self._store(
+            lambda record: self.driver.copy_rows(record, table, columns, counted), counted, timeout
+        )
 
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
         """See ``AsyncSide``."""
         statement = prepare(sql, self.driver.style)
         bound = statement.bind(params)
         entry = await self.bucket.checkout_async(timeout)
-        batches = self.driver.stream(entry.resource, statement, bound, batch)
         try:
-            async for rows in batches:
-                for row in rows:
-                    yield row
+            # Left to the garbage collector, the batches would end while the connection recovers.
+            async with aclosing(self.driver.stream(entry.resource, statement, bound, batch)) as batches:
+                async for rows in batches:
+                    for row in rows:
+                        yield row
         except BaseException as error:
             await self._fail(entry, error)
             raise
         self.bucket.give_back(entry)
+
+    async def _store(self, work: Callable[[Record], Awaitable[None]], rows: _Rows, timeout: float | None) -> int:
+        """Do ``work``, which takes the caller's rows; return how many. What they raise reaches the caller as it is."""
+        try:
+            await self._call(work, timeout)
+        except Exception:
+            if rows.failure is None:
+                raise
+        if rows.failure is not None:
+            raise rows.failure  # out here, where it does not get the driver's view of it as its context
+        return rows.count
 
     async def _call(self, work: Callable[[Record], Awaitable[T]], timeout: float | None) -> T:
         """Do ``work`` with a connection, within ``timeout`` seconds if there is a limit."""
@@ -311,6 +324,23 @@ class ThreadedSide(AsyncSide):
 
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+
+
+class _RowsFailed(Exception):
+    """The caller's rows raised an error."""
+
+
+class _Rows(Bound):
+    """Bound rows that keep their own error from the driver, which would take an ``OSError`` for the connection's."""
+
+    failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        try:
+            yield from super().__iter__()
+        except Exception as error:
+            self.failure = error
+            raise _RowsFailed from error
 
 
 class _Batches:

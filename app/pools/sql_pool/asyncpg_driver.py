@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -144,12 +144,20 @@ class AsyncpgDriver:
 
     async def stream(
         self, record: Record, statement: Statement, params: Sequence[Any], batch: int
-    ) -> AsyncIterator[list[Row]]:
+    ) -> AsyncGenerator[list[Row], None]:
         """Yield a query's rows in batches, by a cursor on the server."""
-        async with record.raw.transaction():
-            cursor = await record.raw.cursor(statement.text, *params)
+        raw = record.raw
+        await raw.execute("BEGIN")
+        # Not asyncpg's transaction(): closed or cancelled, it would await a server that may never answer.
+        try:
+            cursor = await raw.cursor(statement.text, *params)
             while records := await cursor.fetch(batch):
                 yield rows_of(records)
+        except Exception:
+            if raw.is_in_transaction() and not raw.is_closed():
+                await raw.execute("ROLLBACK")
+            raise
+        await raw.execute("COMMIT")
 
     def in_transaction(self, record: Record) -> bool:
         """Say whether a transaction is open, without asking the server."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import ssl
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -53,6 +55,55 @@ async def test_an_encrypted_connection_has_its_bare_transport_inside(pool: SQLPo
             outer = raw._transport
             assert outer._ssl_protocol._transport._sock.fileno() == outer.get_extra_info("socket").fileno()
         await pool.stop_async()
+
+
+@pytest.mark.parametrize("ending", ["break", "aclose"])
+async def test_a_stream_left_early_ends_quietly(
+    pool: SQLPool, postgres: DatabaseConfig, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    """Nothing is logged, and the connection is idle again and serves the next stream."""
+    for _ in range(5):
+        stream = pool.stream_async(postgres, "SELECT * FROM generate_series(1, 10000)", batch=10)
+        assert isinstance(stream, AsyncGenerator)
+        async for _row in stream:
+            break
+        if ending == "aclose":
+            await stream.aclose()
+        del stream
+        gc.collect()
+        await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 0)
+
+    gc.collect()  # a task's error is logged when the task is collected
+    assert caplog.text == ""
+    assert pool.get_stats()["pools"][f"{postgres.label} (async)"]["discarded"] == 0
+    await pool.stop_async()
+
+
+@pytest.mark.parametrize("failure", [FileNotFoundError("rows.csv"), TimeoutError("of the rows")], ids=repr)
+@pytest.mark.parametrize("call", ["execute_many", "copy_rows"])
+async def test_an_error_of_the_callers_rows_is_not_the_connections(
+    pool: SQLPool, postgres: DatabaseConfig, call: str, failure: Exception
+) -> None:
+    """It reaches the caller as it is, stores nothing, and costs no connection."""
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        yield (1,)
+        raise failure
+
+    await pool.execute_query_async(postgres, "CREATE TABLE t (a int)")
+    before = await pool.execute_query_async(postgres, "SELECT pg_backend_pid()")
+    if call == "execute_many":
+        storing = pool.execute_many_async(postgres, "INSERT INTO t VALUES (?)", rows())
+    else:
+        storing = pool.copy_rows_async(postgres, "t", ["a"], rows())
+    with pytest.raises(type(failure)) as caught:
+        await storing
+
+    assert caught.value is failure
+    assert failure.__context__ is None
+    assert await pool.execute_query_async(postgres, "SELECT count(*) FROM t") == [(0,)]
+    assert await pool.execute_query_async(postgres, "SELECT pg_backend_pid()") == before
+    await pool.stop_async()
 
 
 def use_in_loops(pool: SQLPool, config: DatabaseConfig) -> None:
