@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,7 @@ Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
 MEMORY = ":memory:"
 _ONE_OF = {"backend": Backend, "sslmode": TLSMode, "journal_mode": JournalMode, "synchronous": Synchronous}
 _SQLITE_ONLY = frozenset({"readonly", "busy_timeout", "foreign_keys", "journal_mode", "synchronous"})
+_SQLITE_OPTIONS = _SQLITE_ONLY | {"application_name", "database"}
 _BOOLEANS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
 
@@ -72,17 +74,23 @@ class DatabaseConfig:
                 name, getattr(self, name), getattr(self, name) in get_args(allowed), " or ".join(get_args(allowed))
             )
         _require("database", self.database, bool(self.database), "a name or a path")
-        _require("port", self.port, self.port is None or 0 < self.port < 65536, "1 to 65535")
+        port = self.port
+        _require("port", port, port is None or (isinstance(port, int) and 0 < port < 65536), "an int, 1 to 65535")
         for name in ("connect_timeout", "busy_timeout"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "seconds above 0")
+            _require(name, getattr(self, name), _positive(getattr(self, name)), "seconds above 0")
         limit = self.statement_timeout
-        _require("statement_timeout", limit, limit is None or limit > 0, "seconds above 0, or None for no limit")
+        _require("statement_timeout", limit, limit is None or _positive(limit), "seconds above 0, or None for no limit")
+        object.__setattr__(self, "password", _secret(self.password))
         key = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
         # Computed once: a config is looked up at each query.
         object.__setattr__(self, "_hash", hash(key))
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the fields without the hash, which another process computes otherwise."""
+        return partial(type(self), **{each.name: getattr(self, each.name) for each in fields(self) if each.init}), ()
 
     @classmethod
     def from_url(cls, url: str | URL, **options: Any) -> DatabaseConfig:
@@ -95,7 +103,7 @@ class DatabaseConfig:
             options: further fields, which win over the query.
 
         Raises:
-            ConfigError: the URL is none, or names an unknown database or option.
+            ConfigError: the URL is none, names an unknown database or option, or has a bare ``@`` in its password.
         """
         try:
             parsed = make_url(url)
@@ -104,9 +112,12 @@ class DatabaseConfig:
                 "the database URL cannot be read; write sqlite:///file.db or postgresql://user:password@host/name "
                 "and percent-encode special characters of the password"
             ) from None  # SQLAlchemy's message quotes the whole URL, password and all
+        if "@" in (parsed.host or ""):
+            raise ConfigError("the database URL has an @ too many: percent-encode it in the user and password, as %40")
         values = {**_typed(parsed.query), **options}
         backend = parsed.get_backend_name()
         if backend == "sqlite":
+            _refuse_unknown("sqlite", values, _SQLITE_OPTIONS)
             return get_sqlite_config(parsed.database or MEMORY, **values)
         if backend in ("postgresql", "postgres"):
             return get_postgresql_config(
@@ -148,7 +159,7 @@ def get_sqlite_config(path: str | os.PathLike[str], **options: Any) -> DatabaseC
     """
     name = os.fspath(path)
     database = name if name == MEMORY else str(Path(name).expanduser().absolute())
-    return _config("sqlite", {"database": database, **options}, _SQLITE_ONLY | {"application_name", "database"})
+    return _config("sqlite", {"database": database, **options}, _SQLITE_OPTIONS)
 
 
 def get_postgresql_config(
@@ -173,17 +184,33 @@ def get_postgresql_config(
     Raises:
         ConfigError: an option is unknown or its value not allowed.
     """
-    secret = SecretStr(password) if isinstance(password, str) else password
-    values = {"host": host, "port": port, "database": database, "username": username, "password": secret, **options}
-    allowed = {each.name for each in fields(DatabaseConfig) if each.init} - _SQLITE_ONLY
+    values = {"host": host, "port": port, "database": database, "username": username, "password": password, **options}
+    allowed = {each.name for each in fields(DatabaseConfig) if each.init} - _SQLITE_ONLY - {"backend"}
     return _config("postgresql", values, allowed)
 
 
 def _config(backend: Backend, values: dict[str, Any], allowed: set[str] | frozenset[str]) -> DatabaseConfig:
+    _refuse_unknown(backend, values, allowed)
+    return DatabaseConfig(backend=backend, **values)
+
+
+def _refuse_unknown(backend: Backend, values: dict[str, Any], allowed: set[str] | frozenset[str]) -> None:
     unknown = sorted(values.keys() - allowed)
     if unknown:
         raise ConfigError(f"{backend} has no option {', '.join(unknown)}; allowed are {', '.join(sorted(allowed))}")
-    return DatabaseConfig(backend=backend, **values)
+
+
+def _secret(password: object) -> SecretStr | None:
+    """Return a password as one that is never shown, however it came to the config."""
+    if password is None or isinstance(password, SecretStr):
+        return password
+    if isinstance(password, str):
+        return SecretStr(password)
+    raise ConfigError(f"the password must be a str or a SecretStr, not {type(password).__name__}")
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def _require(name: str, value: object, fulfilled: bool, allowed: str) -> None:
