@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.pools.core.keys import pickled_by_fields
 from app.pools.errors import ConfigError
 
 Backend = Literal["sqlite", "postgresql"]
@@ -89,8 +89,7 @@ class DatabaseConfig:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the fields without the hash, which another process computes otherwise."""
-        return partial(type(self), **{each.name: getattr(self, each.name) for each in fields(self) if each.init}), ()
+        return pickled_by_fields(self)
 
     @classmethod
     def from_url(cls, url: str | URL, **options: Any) -> DatabaseConfig:

@@ -10,6 +10,7 @@ from typing import Any
 
 import zmq
 
+from app.pools.core.keys import pickled_by_fields
 from app.pools.errors import ConfigError
 from app.pools.zmq_pool import endpoints
 from app.pools.zmq_pool.curve import CurveClient, CurveServer, curve_from
@@ -105,6 +106,9 @@ class SocketConfig:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled_by_fields(self)
 
     @property
     def label(self) -> str:

@@ -1,9 +1,5 @@
 """Database configs: keys of connections, built from URLs and fields."""
 
-import os
-import pickle
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -56,23 +52,6 @@ def test_every_field_belongs_to_the_key(name: str) -> None:
 
     assert other != config
     assert hash(other) != hash(config)
-
-
-def test_a_pickled_config_is_the_same_key_in_another_process() -> None:
-    """What another process unpickles is equal to what it makes itself, and hashes alike."""
-    config = get_postgresql_config("db", 5432, "app", "ada", "secret")
-    code = (
-        "import pickle, sys; from app.pools.sql_pool import get_postgresql_config as made; "
-        "print({pickle.load(sys.stdin.buffer)} == {made('db', 5432, 'app', 'ada', 'secret')})"
-    )
-    # Not this process's seed, whatever that is: with the same one, a pickled hash would be right.
-    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[3])}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], input=pickle.dumps(config), env=environment, capture_output=True, check=True
-    )
-
-    assert answer.stdout.strip() == b"True"
 
 
 def test_a_password_of_any_characters_survives_and_is_never_shown() -> None:
