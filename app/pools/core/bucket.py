@@ -91,8 +91,8 @@ class Bucket(Generic[T]):
         self._reset()
 
     def _reset(self) -> None:
-        # Re-entrant: the garbage collector may finalise an abandoned lease, which gives its entry back, in the
-        # thread that is in a critical section at that moment.
+        # Re-entrant: the garbage collector may finalise what gives an entry back, an abandoned connection of
+        # SQLAlchemy's or a generator, in the thread that is in a critical section at that moment.
         self._lock = threading.RLock()
         self._idle: deque[Entry[T]] = deque()
         self._entries: weakref.WeakSet[Entry[T]] = weakref.WeakSet()

@@ -38,7 +38,8 @@ class Budget:
         self.capacity = capacity
         self.sharers = sharers
         self.setting = setting
-        self._lock = threading.Lock()
+        # Re-entrant as the buckets' locks are, for the same finalisers.
+        self._lock = threading.RLock()
         self._left = capacity
         self._members: weakref.WeakSet[Spender] = weakref.WeakSet()
         self._watched_by = 0
