@@ -27,7 +27,7 @@ from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 T = TypeVar("T")
 
 _RECOVERY_SECONDS = 2.0
-_CANCEL_SECONDS = 0.25
+_CANCEL_SECONDS = 1.0
 """For how long a cancelled call waits for its connection to recover: a server that answers needs some milliseconds."""
 
 
