@@ -143,7 +143,8 @@ class CurveServer:
     @property
     def domain(self) -> str:
         """The ZAP domain under which the allow-list is asked."""
-        return f"poolwire:{self.allowed or 'anyone'}"
+        # No path gives the first, or a list of that name would admit everybody.
+        return "poolwire-anyone" if self.allowed is None else f"poolwire:{self.allowed}"
 
     def options(self) -> dict[str, OptionValue]:
         """Return libzmq's options. They hold a secret."""

@@ -58,7 +58,11 @@ class AllowList:
     def _read(self) -> frozenset[str]:
         if self.path.is_dir():
             return frozenset(load_public_key(file) for file in self._files())
-        lines = (line.partition(" #")[0].strip() for line in self.path.read_text(encoding="utf-8").splitlines())
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the allow-list {self.path} cannot be read: {error}") from None
+        lines = (line.partition(" #")[0].strip() for line in text.splitlines())
         keys = frozenset(line for line in lines if line and not line.startswith("# ") and line != "#")
         for key in keys:
             check_key(f"key in {self.path}", key)

@@ -49,6 +49,30 @@ def test_a_client_that_knows_the_servers_key_is_served(served, free_endpoint):
     assert b"welcome" == ask(CLIENT, send_timeout=10)
 
 
+def test_a_list_by_any_name_admits_only_those_on_it(served, free_endpoint, tmp_path, monkeypatch):
+    """A list whose path reads like the absence of one is a list, also beside a server that has none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "anyone").write_text(f"{CLIENT.public}\n")
+    open_to_all = served("tcp://127.0.0.1:*", CurveServer(SERVER))
+    assert open_to_all is not None
+    ask = served(free_endpoint, CurveServer(SERVER, allowed="anyone"))
+    with pytest.raises(NotSent):
+        ask(STRANGER)
+    assert b"welcome" == ask(CLIENT, send_timeout=10)
+
+
+def test_a_list_that_cannot_be_read_admits_nobody_until_it_can(served, free_endpoint, tmp_path):
+    """A byte that is no text in an allow-list keeps clients out, and its repair lets them in again."""
+    path = tmp_path / "allowed"
+    path.write_text(f"{CLIENT.public}\n")
+    ask = served(free_endpoint, CurveServer(SERVER, allowed=path))
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(NotSent):
+        ask(CLIENT)
+    path.write_text(f"# repaired\n{CLIENT.public}\n")
+    assert b"welcome" == ask(CLIENT, send_timeout=10)
+
+
 def test_a_wrong_server_key_is_named_in_the_error_and_the_statistics(pool, served, free_endpoint):
     """A client that expects another server sends nothing, and the error says that the handshake failed."""
     ask = served(free_endpoint, CurveServer(SERVER))
