@@ -3,11 +3,13 @@
 Idle entries form a stack, so that the warmest is used first and the coldest expire. ``deque.pop`` and
 ``deque.append`` are atomic, hence a checkout that finds an idle entry, and its return, take no lock.
 
-Everything else (growth, waiting, closing) happens under one short lock, with two rules that keep a wake-up from
+Everything else (growth, waiting, closing) happens under one short lock, with three rules that keep a wake-up from
 being lost and a caller from starving:
 
 * a waiter first registers and then looks at the idle stack; who returns an entry first appends it and then
   looks at the waiters. Whichever comes second sees the other;
+* whoever takes an idle entry after a wait wakes the next waiter if there is another: several returns at once may
+  have woken one and the same;
 * a waiter younger than ``fair_after`` is only woken, to compete with running threads (handing over each entry
   would force a thread switch per use); an older one is handed the next entry directly, oldest first.
 
@@ -247,6 +249,8 @@ class Bucket(Generic[T]):
             self._tally.waits.record(waited)
         if granted is None:
             raise self._timed_out(waited)
+        if self._waiters and self._idle:
+            self._serve()  # entries that came back together have woken the first waiter alone
         return granted
 
     def _abandon(self, waiter: Waiter[Entry[T]]) -> None:

@@ -105,6 +105,29 @@ def test_a_returned_connection_goes_to_the_one_who_waited_longest(maker):
     assert [0, 1, 2, 3, 4] == served
 
 
+@pytest.mark.parametrize("fair_after", [0.0, 60.0])
+def test_entries_that_come_back_together_serve_as_many_waiters(maker, fair_after):
+    """Two returns in a row serve two waiters, neither of whom has to end its lease for the other."""
+    for _ in range(20):
+        bucket = maker.bucket(capacity=2, checkout_timeout=20, fair_after=fair_after)
+        entries = [bucket.checkout(), bucket.checkout()]
+        both = threading.Barrier(2)
+
+        def use(bucket=bucket, both=both):
+            entry = bucket.checkout()
+            both.wait(20)  # broken unless both have an entry at the same time
+            bucket.give_back(entry)
+
+        with ThreadPoolExecutor(2) as threads:
+            waiting = [threads.submit(use) for _ in range(2)]
+            eventually(lambda bucket=bucket: bucket.stats()["waiting"] == 2)
+            for entry in entries:
+                bucket.give_back(entry)
+            for each in waiting:
+                each.result(30)
+        bucket.refuse()
+
+
 async def test_threads_and_tasks_wait_in_one_queue(maker):
     """A thread's return serves a task that waits, and a task's return a thread."""
     bucket = maker.bucket(capacity=1, checkout_timeout=10)
