@@ -75,7 +75,12 @@ class Desk:
         if config.socket_type in SENDING:
             outlet = self.outlet = Outlet(config, self._open, attendant)
             self.bucket: Bucket[Any] = Bucket(
-                "zmq", config.label, limits, create=lambda: outlet, destroy=lambda _: None
+                "zmq",
+                config.label,
+                limits,
+                create=lambda: outlet,
+                destroy=lambda _: None,
+                forsake=Outlet.forsake,
             )
             self.lease = BoundOutletLease if config.bind else OutletLease
         else:

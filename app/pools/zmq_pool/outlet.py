@@ -49,6 +49,7 @@ class Outlet:
         self._socket: LeanSocket | None = None
         self._holding_until = 0.0
         self._closed = False
+        self._lent = False
         self._sent = 0
         self._refused = 0
         self._overruns = 0
@@ -63,6 +64,8 @@ class Outlet:
             NotSent: the queue of a PUSH stayed full.
             PoolClosed: the pool is stopped.
         """
+        if not frames:  # refused here, too: it would fail the call of whoever sends what is queued
+            raise TypeError("a message has at least one frame")
         for frame in frames:
             if frame.__class__ is not bytes:  # refused here, for another thread may be the one that sends it
                 raise TypeError(f"a frame must be bytes, not {type(frame).__name__}")
@@ -147,13 +150,24 @@ class Outlet:
                 )
 
     def _overrun(self) -> None:
-        """Send all that is queued past the subscribers that are too slow: they miss it, the others do not."""
-        with self._lock:
+        """Send all that is queued past the subscribers that are too slow: they miss it, the others do not.
+
+        While the socket is leased nothing can be sent, and the oldest message makes room.
+        """
+        if not self._lock.acquire(False):
+            # A lessee has the socket, perhaps a task of the very thread that is to wait here.
+            with contextlib.suppress(IndexError):
+                self._queue.popleft()
+                self._overruns += 1
+            return
+        try:
             if self._socket is not None and not self._closed:
                 self._overruns += 1
                 raw_set(self._socket, zmq.XPUB_NODROP, 0)
                 self._drain()
                 raw_set(self._socket, zmq.XPUB_NODROP, 1)
+        finally:
+            self._lock.release()
 
     # The attendant's part
 
@@ -204,6 +218,7 @@ class Outlet:
                 assert self._socket is not None
                 self._socket.poll(_PATIENCE_MS, self._awaited())
             assert self._socket is not None
+            self._lent = True
             return self._socket
         except BaseException:
             self._lock.release()
@@ -218,6 +233,7 @@ class Outlet:
             while not self._drain() and time.monotonic() < deadline:  # noqa: ASYNC110 - the event is libzmq's
                 await asyncio.sleep(_PATIENCE_MS / 1000)
             assert self._socket is not None
+            self._lent = True
             return self._socket
         except BaseException:
             self._lock.release()
@@ -228,6 +244,7 @@ class Outlet:
 
     def take_back(self, *, healthy: bool) -> None:
         """End a lease; a socket that is not healthy is closed, and the next message opens another."""
+        self._lent = False
         socket = self._socket
         if socket is not None and (self._closed or not (socket.reusable() and healthy)):
             self._socket = None
@@ -235,6 +252,12 @@ class Outlet:
         self._lock.release()
         if self._queue:
             self._attendant.nudge(self)
+
+    def forsake(self) -> None:
+        """End a lease that was lost. Its socket is left to whoever may still use it, and closes with them."""
+        if self._lent:
+            self._socket = None
+            self.take_back(healthy=False)
 
     # Life
 
@@ -274,8 +297,19 @@ class Outlet:
 
 
 def _send_all(socket: LeanSocket, frames: Frames) -> None:
-    """Send a message of several frames. Only the first can be refused: libzmq then takes the rest as well."""
+    """Send a message of several frames, or raise ``zmq.Again`` with nothing of it sent.
+
+    A frame after the first is refused if the peer goes away in between. libzmq then takes the first ones back, and
+    drops what follows up to the last frame (``lb_t::sendpipe``).
+    """
     *front, last = frames
+    begun = False
     for frame in front:
-        raw_send(socket, frame, NOBLOCK_SNDMORE)
+        try:
+            raw_send(socket, frame, NOBLOCK_SNDMORE)
+        except zmq.Again:
+            if begun:
+                raw_send(socket, last, NOBLOCK)  # ends what libzmq drops; the message is sent again as a whole
+            raise
+        begun = True
     raw_send(socket, last, NOBLOCK)

@@ -1,5 +1,6 @@
 """Publishing and pushing: nothing lost at the beginning, nothing reordered, and back-pressure."""
 
+import itertools
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ import zmq
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import NotSent
 from app.pools.zmq_pool import Publisher, SocketConfig, SocketType, ZMQPool
+from app.pools.zmq_pool.backend import raw_send
 from tests.support.waiting import eventually
 
 
@@ -53,6 +55,70 @@ def test_without_a_subscriber_publishing_goes_on(pool, free_endpoint):
     with pool.socket(config):
         pass
     assert 0 == pool.get_stats()["pools"][config.label]["queued"]
+
+
+def test_a_lost_lease_gives_the_socket_back(pool, listen):
+    """A lease of a PUSH that was dropped without its end keeps neither the next lessee nor what others push."""
+    pull, endpoint = listen(zmq.PULL)
+    config = SocketConfig(SocketType.PUSH, endpoint)
+    pool.push(config, b"first")
+    with pytest.warns(ResourceWarning, match="test_a_lost_lease_gives_the_socket_back"):
+        pool.socket(config).__enter__()
+    pool.push(config, b"second")
+    with pool.socket(config, timeout=10) as socket:
+        socket.send(b"third")
+    assert {b"first", b"second", b"third"} == {pull.recv() for _ in range(3)}
+
+
+async def test_publishing_beside_a_lease_does_not_wait_for_its_end(pool, free_endpoint):
+    """A full queue is waited for `send_timeout`, also while a task of the same loop has leased the PUB."""
+    config = SocketConfig(SocketType.PUB, free_endpoint, bind=True, backlog=5, send_timeout=0.05, subscriber_wait=0)
+    async with pool.socket(config):
+        for _ in range(10):
+            pool.publish(config, b"x")
+        figures = pool.get_stats()["pools"][config.label]
+        assert (5, 5) == (figures["queued"], figures["overruns"])
+
+
+def test_a_message_whose_peer_dies_between_its_frames_is_sent_again(pool, listen, monkeypatch):
+    """A message of three frames that is interrupted by the end of its peer reaches the next one, as a whole."""
+    first, endpoint = listen(zmq.PULL)
+    config = SocketConfig(SocketType.PUSH, endpoint)
+    pool.push(config, b"warm")
+    assert b"warm" == first.recv()
+    sent = itertools.count(1)
+
+    def send(socket, frame, flags):
+        if next(sent) == 2:
+            first.close(0)
+            eventually(lambda: pool.health()["endpoints"][endpoint] is False)
+        return raw_send(socket, frame, flags)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("app.pools.zmq_pool.outlet.raw_send", send)
+        pool.push(config, b"a", b"b", b"c")
+    second = pool.context.socket(zmq.PULL)
+    second.linger, second.rcvtimeo = 0, 10_000
+
+    def bound():
+        try:
+            second.bind(endpoint)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    try:
+        eventually(bound)
+        assert [b"a", b"b", b"c"] == second.recv_multipart()
+    finally:
+        second.close()
+
+
+def test_a_message_without_frames_is_refused(pool, listen):
+    """It fails the call that gave it, and not the one of another thread that sends what is queued."""
+    _, endpoint = listen(zmq.PULL)
+    with pytest.raises(TypeError, match="at least one frame"):
+        pool.push(SocketConfig(SocketType.PUSH, endpoint))
 
 
 @pytest.mark.parametrize("kind", [SocketType.PUB, SocketType.PUSH])
