@@ -249,7 +249,11 @@ class DealerSocket(LeanSocket):
         """Say whether the lessee left the socket as it was given, and make it as new."""
         trace = self._trace
         unanswered, trace[1] = trace[1], 0
-        return super().reusable() and not unanswered and not raw_get(self, EVENTS) & POLLIN
+        return super().reusable() and not unanswered and self.quiet()
+
+    def quiet(self) -> bool:
+        """Say whether no message waits: one that came after a lease's end is its lessee's, and nobody else's."""
+        return not raw_get(self, EVENTS) & POLLIN
 
     def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
         """Send one frame, and count the message it completes."""

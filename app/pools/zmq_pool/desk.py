@@ -10,10 +10,11 @@ from typing import Any
 
 import zmq
 
-from app.pools.core.bucket import NEVER, Bucket, Limits
+from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import EndpointBusy
+from app.pools.zmq_pool.asking import DealerSocket
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import ASKING, SENDING, SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
@@ -91,7 +92,7 @@ class Desk:
                 create=self._open,
                 create_async=self._open_async if config.bind else None,
                 destroy=self._close,
-                usable=claim if self._check_owner else None,
+                usable=_usable(config, check_owner=self._check_owner),
                 budget=budget,
                 forsake=disown,  # it closes when nothing refers to it
             )
@@ -211,6 +212,19 @@ def _lease_for(config: SocketConfig, *, check_owner: bool) -> type[SharedLease]:
     if kind is SocketType.PULL:
         return KeptLease
     return PrivateLease
+
+
+def _usable(config: SocketConfig, *, check_owner: bool) -> Callable[[Entry[LeanSocket], float], bool] | None:
+    """Return what must be true of an idle socket, and done, before it is leased again."""
+    if config.socket_type is not SocketType.DEALER or config.bind:
+        return claim if check_owner else None
+
+    def quiet(entry: Entry[LeanSocket], now: float) -> bool:
+        socket = entry.resource
+        assert isinstance(socket, DealerSocket)
+        return socket.quiet() and (not check_owner or claim(entry, now))
+
+    return quiet
 
 
 def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
