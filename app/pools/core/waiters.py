@@ -53,7 +53,7 @@ class ThreadWaiter(Waiter[E]):
 
     def wait(self, seconds: float) -> bool:
         """Block until woken, at most ``seconds``. Returns whether it was woken."""
-        return self._signal.acquire(timeout=max(0.0, seconds))
+        return self._signal.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
 
 class TaskWaiter(Waiter[E]):

@@ -118,9 +118,9 @@ class SocketConfig:
     def libzmq_options(self) -> dict[str, OptionValue]:
         """Return every option that a socket of this configuration gets, by libzmq's name."""
         effective: dict[str, OptionValue] = {
-            "LINGER": _milliseconds(self.linger or 0.0),
-            "SNDTIMEO": _milliseconds(self.send_timeout),
-            "RCVTIMEO": _milliseconds(FOREVER if self.receive_timeout is None else self.receive_timeout),
+            "LINGER": milliseconds(self.linger or 0.0),
+            "SNDTIMEO": milliseconds(self.send_timeout),
+            "RCVTIMEO": milliseconds(FOREVER if self.receive_timeout is None else self.receive_timeout),
             # A restarted peer is met again within 20 ms; a dead one is not pestered more than once a second.
             "RECONNECT_IVL": 10,
             "RECONNECT_IVL_MAX": 1000,
@@ -132,8 +132,8 @@ class SocketConfig:
             # A full queue is seen, and waited for a while, instead of dropping in silence.
             effective["XPUB_NODROP"] = 1
         if self.heartbeat:
-            effective["HEARTBEAT_IVL"] = _milliseconds(self.heartbeat)
-            effective["HEARTBEAT_TIMEOUT"] = _milliseconds(2 * self.heartbeat)
+            effective["HEARTBEAT_IVL"] = milliseconds(self.heartbeat)
+            effective["HEARTBEAT_TIMEOUT"] = milliseconds(2 * self.heartbeat)
         if isinstance(self.curve, CurveClient | CurveServer):
             effective.update(self.curve.options())
         effective.update(Options(self.options) if not isinstance(self.options, Options) else self.options)
@@ -197,6 +197,6 @@ def _linger_seconds(config: SocketConfig) -> float:
     return config.linger or 0.0
 
 
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
     """Return ``seconds`` as libzmq takes a time; -1 is for ever."""
     return -1 if seconds == FOREVER else max(0, round(seconds * 1000))

@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 from app.pools.zmq_pool.backend import NOBLOCK, RCVMORE, SNDMORE, raw_get, raw_recv, raw_send, raw_set
-from app.pools.zmq_pool.config import ASKING, SocketConfig
+from app.pools.zmq_pool.config import ASKING, SocketConfig, milliseconds
 from app.pools.zmq_pool.timeouts import ReplyTimedOut, SendTimedOut
 from app.pools.zmq_pool.trace import CHANGED, MORE_IN, MORE_OUT, RECEIVED, RETIMED, SENT
 
@@ -61,8 +61,8 @@ class LeanSocket(zmq.Socket[bytes]):
 
     def settle_timeouts(self, send: float, receive: float) -> None:
         """Set both time limits, in seconds, until the end of the lease."""
-        raw_set(self, zmq.SNDTIMEO, max(0, int(send * 1000)))
-        raw_set(self, zmq.RCVTIMEO, max(0, int(receive * 1000)))
+        raw_set(self, zmq.SNDTIMEO, milliseconds(send))
+        raw_set(self, zmq.RCVTIMEO, milliseconds(receive))
         self._trace[0] |= RETIMED
 
     def _restore_time_limits(self) -> None:

@@ -1,6 +1,7 @@
 """Leased sockets: what a lessee gets, and what the next one gets."""
 
 import asyncio
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -254,6 +255,29 @@ async def test_a_cancelled_receive_takes_no_message_with_it(pool):
             assert b"%d" % n == outcome
 
 
+def test_a_dealers_second_reply_is_nobody_elses(pool):
+    """A reply that comes after its lessee has left costs the socket; the next lessee reads its own."""
+    router = pool.context.socket(zmq.ROUTER)
+    router.linger, router.rcvtimeo = 0, 10_000
+    router.bind("tcp://127.0.0.1:*")
+    config = SocketConfig(SocketType.DEALER, router.last_endpoint.decode())
+    try:
+        with pool.socket(config) as first:
+            first.send(b"alice")
+            sender, _ = router.recv_multipart()
+            router.send_multipart([sender, b"one for alice"])
+            assert b"one for alice" == first.recv()
+        router.send_multipart([sender, b"another for alice"])
+        eventually(lambda: first.get(zmq.EVENTS) & zmq.POLLIN)
+        with pool.socket(config) as second:
+            second.send(b"bob")
+            sender, _ = router.recv_multipart()
+            router.send_multipart([sender, b"one for bob"])
+            assert b"one for bob" == second.recv()
+    finally:
+        router.close()
+
+
 def test_a_lease_never_ended_is_warned_about(pool):
     """A lease that is dropped without its end gives a ResourceWarning that says where it was checked out."""
     with replier() as endpoint:
@@ -276,6 +300,19 @@ def test_the_place_of_a_lost_lease_goes_to_the_one_who_waits(pool):
             with pytest.warns(ResourceWarning, match="was never ended"):
                 del lease
             assert b"a" == waiting.result(20)
+
+
+def test_a_call_may_wait_for_ever(pool):
+    """math.inf is a timeout of every call, as it is one of every configuration."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=1)
+        assert b"a" == pool.request(config, b"a", timeout=math.inf)
+        assert [b"a", b"b"] == pool.request_many(config, [b"a", b"b"], timeout=math.inf)
+        with ThreadPoolExecutor(1) as threads:
+            with pool.socket(config):
+                waiting = threads.submit(pool.request, config, b"b", math.inf)
+                eventually(lambda: any(each["waiting"] for each in pool.get_stats()["pools"].values()))
+            assert b"b" == waiting.result(20)
 
 
 def test_a_detached_socket_is_the_callers(pool):
