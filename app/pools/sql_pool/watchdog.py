@@ -7,6 +7,7 @@ import itertools
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -20,20 +21,15 @@ GRACE = 0.5
 _IDLE = 10.0
 
 
-class Watch:
-    """One call with a deadline. Used with ``with`` around the call.
+class _Deadline(ABC):
+    """Something that must be over by a deadline. Used with ``with`` around it.
 
     Args:
-        deadline: when the call must end, on the monotonic clock.
-        cancel: asks the server to end the call. May block, for at most ``GRACE``; runs in its own thread.
-        cut: makes the call fail at once, whatever the server does. Must not block.
+        deadline: when it must be over, on the monotonic clock.
     """
 
-    def __init__(self, deadline: float, cancel: Callable[[], None], cut: Callable[[], None]) -> None:
+    def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.expired = False
-        self._cancel = cancel
-        self._cut = cut
         self._lock = threading.Lock()
         self._over = False
 
@@ -44,9 +40,29 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Under the lock: a cancel that is being sent must not reach whoever has the connection next.
+        # Under the lock: what ends this must not reach whoever has the connection next.
         with self._lock:
             self._over = True
+
+    @abstractmethod
+    def _expire(self) -> None:
+        """Do what is due at the deadline, in the watchdog's thread."""
+
+
+class Watch(_Deadline):
+    """One call with a deadline.
+
+    Args:
+        deadline: when the call must end, on the monotonic clock.
+        cancel: asks the server to end the call. May block, for at most ``GRACE``; runs in its own thread.
+        cut: makes the call fail at once, whatever the server does. Must not block.
+    """
+
+    def __init__(self, deadline: float, cancel: Callable[[], None], cut: Callable[[], None]) -> None:
+        super().__init__(deadline)
+        self.expired = False
+        self._cancel = cancel
+        self._cut = cut
 
     def _expire(self) -> None:
         if self._over:
@@ -70,8 +86,8 @@ class Watch:
             self._cut()
 
 
-class Cutoff:
-    """Makes a question to a peer fail if it is not answered by a deadline. Used with ``with`` around the question.
+class Cutoff(_Deadline):
+    """A question to a peer that fails if it is not answered by a deadline.
 
     Args:
         deadline: when the question must be answered, on the monotonic clock.
@@ -79,23 +95,10 @@ class Cutoff:
     """
 
     def __init__(self, deadline: float, cut: Callable[[], None]) -> None:
-        self._deadline = deadline
+        super().__init__(deadline)
         self._cut = cut
-        self._lock = threading.Lock()
-        self._over = False
 
-    def __enter__(self) -> Self:
-        _watchdog.add(self._deadline, self._end)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._over = True
-
-    def _end(self) -> None:
-        # Under the lock: the connection may be somebody's the moment it has answered.
+    def _expire(self) -> None:
         with self._lock:
             if not self._over:
                 self._cut()
