@@ -27,7 +27,7 @@ from app.pools.zmq_pool.backend import (
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
-from app.pools.zmq_pool.trace import ALONE, BEGUN, MORE_IN, RECEIVED, SENT
+from app.pools.zmq_pool.trace import ALONE_AT, BEGUN, MORE_IN, RECEIVED, SENT
 
 _RCVTIMEO = int(zmq.RCVTIMEO)
 
@@ -74,7 +74,7 @@ class RequestSocket(LeanSocket):
             return self._send_with_care(super().send, data, flags, copy, track, **draft)
         sent = None
         if (
-            trace[ALONE]
+            trace[ALONE_AT]
             or track
             or data.__class__ is not bytes
             or (length := len(data)) > SMALL
@@ -95,7 +95,11 @@ class RequestSocket(LeanSocket):
         if flags or draft or trace[0] & ~RECEIVED or u.__class__ is not str:
             return super().send_string(u, flags, copy, encoding, **draft)
         data = u.encode(encoding)
-        if trace[ALONE] or (length := len(data)) > SMALL or send_now(self._address, data, sizes[length], NOBLOCK) < 0:
+        if (
+            trace[ALONE_AT]
+            or (length := len(data)) > SMALL
+            or send_now(self._address, data, sizes[length], NOBLOCK) < 0
+        ):
             try:
                 raw_send(self, data, 0, copy, False)
             except zmq.Again:

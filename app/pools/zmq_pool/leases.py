@@ -15,7 +15,7 @@ from app.pools.zmq_pool.aio import AsyncSocket
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.owner import disown
 from app.pools.zmq_pool.sockets import LeanSocket
-from app.pools.zmq_pool.trace import ALONE, RECEIVED
+from app.pools.zmq_pool.trace import ALONE_AT, RECEIVED
 
 _getframe = sys._getframe
 _now = time.monotonic
@@ -131,7 +131,7 @@ class RequestLease(SharedLease):
         entry.site = () if frame is None else (frame.f_code, frame.f_lasti, me)
         self._entry = entry
         socket = entry.resource
-        socket._trace[ALONE], _last_lessee[0] = _last_lessee[0] == me, me
+        socket._trace[ALONE_AT], _last_lessee[0] = _last_lessee[0] == me, me
         return socket
 
     def __exit__(

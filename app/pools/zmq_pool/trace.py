@@ -13,7 +13,7 @@ RETIMED = 16
 CHANGED = 32
 """Other options or connections than the configuration names, or closed."""
 
-ALONE = 1
+ALONE_AT = 1
 """Where a REQ's trace says whether its lessee is the thread that had the last lease, too.
 
 If not, threads compete for the interpreter's lock, and a send keeps it; one that is alone can let go of it at no cost,
