@@ -364,10 +364,10 @@ class Bucket(Generic[T]):
 
     def _reclaim(self) -> None:
         """Free the places of entries that were lost."""
-        while True:
+        while self._lost:
             try:
                 entry = self._lost.popleft()
-            except IndexError:
+            except IndexError:  # another thread was faster
                 return
             with self._lock:
                 self._tally.discarded += 1
