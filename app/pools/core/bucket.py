@@ -1,41 +1,23 @@
 """A bucket: the connections of one configuration key, checked out one at a time up to a hard cap.
 
-Idle entries form a stack, so that the warmest is used first and the coldest expire. ``deque.pop`` and
-``deque.append`` are atomic, hence a checkout that finds an idle entry, and its return, take no lock.
-
-Everything else (growth, waiting, closing) happens under one short lock, with three rules that keep a wake-up from
-being lost and a caller from starving:
-
-* a waiter first registers and then looks at the idle stack; who returns an entry first appends it and then
-  looks at the waiters. Whichever comes second sees the other;
-* whoever takes an idle entry after a wait wakes the next waiter if there is another: several returns at once may
-  have woken one and the same;
-* a waiter younger than ``fair_after`` is only woken, to compete with running threads (handing over each entry
-  would force a thread switch per use); an older one is handed the next entry directly, oldest first.
-
-Connections are made and closed outside the lock.
+``Stock`` decides who gets what; this is what happens to the connections. They are made and closed outside the lock.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
-import warnings
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 from app.pools.core import forks
 from app.pools.core.budget import Budget
 from app.pools.core.entries import NEVER, Entry, Limits
-from app.pools.core.holders import CallSite, checkout_site, render
-from app.pools.core.housekeeper import housekeeper
-from app.pools.core.tally import Tally
-from app.pools.core.waiters import Permit, TaskWaiter, ThreadWaiter, Waiter
-from app.pools.errors import PoolClosed, PoolTimeout
+from app.pools.core.holders import CallSite, checkout_site
+from app.pools.core.stock import CLOSED, PAUSED, Stock
+from app.pools.errors import PoolClosed
 
 __all__ = ["NEVER", "Bucket", "Entry", "Limits"]
 
@@ -47,7 +29,7 @@ _DOOMED = 0.0  # an expiry that has always passed
 _now = time.monotonic
 
 
-class Bucket(Generic[T]):
+class Bucket(Stock[T]):
     """The connections of one key.
 
     Args:
@@ -78,35 +60,11 @@ class Bucket(Generic[T]):
         budget: Budget | None = None,
         forsake: Callable[[T], None] | None = None,
     ) -> None:
-        self.pool = pool
-        self.label = label
-        self.limits = limits
         self._create = create
         self._create_async = create_async
         self._destroy = destroy
-        self._forsake = forsake or destroy
-        self._report_loss = weakref.WeakMethod(self._take_in)
         self._usable = usable
-        self._budget = budget
-        if budget is not None:
-            budget.join(self)
-        self._reset()
-
-    def _reset(self) -> None:
-        # Re-entrant: the garbage collector may finalise what gives an entry back, an abandoned connection of
-        # SQLAlchemy's or a generator, in the thread that is in a critical section at that moment.
-        self._lock = threading.RLock()
-        self._idle: deque[Entry[T]] = deque()
-        self._entries: weakref.WeakSet[Entry[T]] = weakref.WeakSet()
-        self._waiters: deque[Waiter[Entry[T]]] = deque()
-        self._size = 0  # entries, and places kept for connections that are being made
-        self._parked: list[Entry[T]] = []  # what would be idle, while the bucket is paused
-        self._lost: deque[Entry[T]] = deque()
-        self._closed = False
-        self._paused = False
-        self._guarded = False  # closed or paused: what is given back must not become idle
-        self._drained = threading.Event()
-        self._tally = Tally()
+        super().__init__(pool, label, limits, budget, forsake or destroy)
 
     # Checkout
 
@@ -166,140 +124,45 @@ class Bucket(Generic[T]):
         return entry.expires_at > now and (self._usable is None or self._usable(entry, now))
 
     def _checkout_slowly(self, timeout: float | None) -> Entry[T]:
-        waiter: ThreadWaiter[Entry[T]] = ThreadWaiter()
-        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
-        try:
-            granted = self._enqueue(waiter)
-            while granted is None:
-                woken = waiter.wait(deadline - time.monotonic())
-                granted = self._look_again(waiter, last_chance=not woken)
-        except BaseException:
-            self._abandon(waiter)
-            raise
-        if granted is not Permit.GROW:
-            return self._entry_of(granted)
-        try:
-            return self._admit(self._create(), missed=1)
-        except BaseException:
-            self._release_place()
-            raise
+        entry = self._obtain(timeout)
+        return entry if entry.made else self._furnish(entry, missed=1)
 
     async def _checkout_slowly_async(self, timeout: float | None) -> Entry[T]:
-        waiter: TaskWaiter[Entry[T]] = TaskWaiter()
-        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
+        entry = await self._obtain_async(timeout)
+        if entry.made or self._create_async is None:
+            return entry if entry.made else self._furnish(entry, missed=1)
         try:
-            granted = self._enqueue(waiter)
-            while granted is None:
-                woken = await waiter.wait(deadline - time.monotonic())
-                granted = self._look_again(waiter, last_chance=not woken)
+            return self._admit(entry, await self._create_async(), missed=1)
         except BaseException:
-            self._abandon(waiter)
-            raise
-        if granted is not Permit.GROW:
-            return self._entry_of(granted)
-        try:
-            made = self._create() if self._create_async is None else await self._create_async()
-            return self._admit(made, missed=1)
-        except BaseException:
-            self._release_place()
+            self._retire(entry)
             raise
 
-    def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Permit | Exception | None:
-        """Take a place below the cap, or a place in the queue."""
-        self._reclaim()
-        # Critical section: decide here whether to grow or to wait. Nothing else may add to the size.
-        with self._lock:
-            if self._closed:
-                return Permit.CLOSED
-            may_grow = not self._paused and self._may_grow()
-            if may_grow and self._reserve():
-                return Permit.GROW
-            self._waiters.append(waiter)
-        if may_grow and self._budget is not None:
-            self._budget.reclaim(self)
-        return self._look_again(waiter, last_chance=False)  # an entry may have come back before we queued
+    # Connecting
 
-    def _may_grow(self) -> bool:
-        """Say, under the lock, whether a caller may make a connection now."""
-        return self._size < self.limits.capacity
+    def _furnish(self, place: Entry[T], *, missed: int) -> Entry[T]:
+        """Make a connection for a place; if that fails, the place is free again."""
+        try:
+            return self._admit(place, self._create(), missed=missed)
+        except BaseException:
+            self._retire(place)
+            raise
 
-    def _reserve(self) -> bool:
-        """Keep, under the lock, a place for one more connection, if all caps allow it."""
-        if self._size >= self.limits.capacity or (self._budget is not None and not self._budget.take(self)):
-            return False
-        self._size += 1
-        return True
+    def _admit(self, place: Entry[T], resource: T, *, missed: int) -> Entry[T]:
+        """Put a new connection, for which ``missed`` callers found no idle one, in its place.
 
-    def _look_again(self, waiter: Waiter[Entry[T]], *, last_chance: bool) -> Entry[T] | Permit | Exception | None:
-        """Return what the waiter was granted or finds idle; at its last chance raise ``PoolTimeout`` instead."""
-        # Critical section: a grant, an idle entry and giving up exclude each other.
-        with self._lock:
-            granted = waiter.granted
-            if granted is None:
-                try:
-                    granted = self._idle.pop()
-                except IndexError:
-                    if not last_chance:
-                        return None
-                    self._tally.timeouts += 1
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-            waiter.granted = None  # it is the caller's now: `_abandon` must not give it back as well
-            waited = time.monotonic() - waiter.since
-            self._tally.waits.record(waited)
-        if granted is None:
-            raise self._timed_out(waited)
-        if self._waiters and self._idle:
-            self._serve()  # entries that came back together have woken the first waiter alone
-        return granted
-
-    def _abandon(self, waiter: Waiter[Entry[T]]) -> None:
-        """Leave the queue, and pass on what was granted meanwhile."""
-        with self._lock:
-            granted, waiter.granted = waiter.granted, None
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-        if granted is Permit.GROW:
-            self._release_place()
-        elif isinstance(granted, Entry):
-            self._make_idle(granted)
-        elif self._waiters:
-            self._serve()  # it may have been woken for an entry that another can use now
-
-    def _entry_of(self, granted: Entry[T] | Permit | Exception) -> Entry[T]:
-        if isinstance(granted, Exception):
-            raise granted
-        if isinstance(granted, Permit):
-            raise PoolClosed(self.pool)
-        return granted
-
-    def _admit(self, resource: T, *, missed: int) -> Entry[T]:
-        """Make an entry of a new connection, for which ``missed`` callers found no idle one."""
+        Raises:
+            PoolClosed: the bucket was closed meanwhile; the connection is in its place all the same, to be retired.
+        """
         limits = self.limits
         lifetime = limits.max_lifetime * (1 - limits.lifetime_jitter * random.random())
-        entry = Entry(resource, time.monotonic() + lifetime, self._report_loss)
+        place.resource = resource
+        place.expires_at = time.monotonic() + lifetime
+        place.made = True
         with self._lock:
-            closed = self._closed
-            if not closed:
-                self._entries.add(entry)
-                self._tally.misses += missed
-        if closed:
-            entry.lost = None
-            self._destroy(resource)
-            raise PoolClosed(self.pool)
-        return entry
-
-    def _release_place(self) -> None:
-        """Give up a place below the cap, to the oldest waiter if there is one."""
-        with self._lock:
-            self._size -= 1
-            closed = self._closed
-            if closed and not self._size:
-                self._drained.set()
-        if self._budget is not None:
-            self._budget.give()
-        if not closed:  # a closed bucket has no waiters, and would close each idle entry from within the last one
-            self._serve()
+            if self._closed:
+                raise PoolClosed(self.pool)
+            self._tally.misses += missed
+        return place
 
     # Return
 
@@ -321,15 +184,9 @@ class Bucket(Generic[T]):
             if self._waiters or self._guarded:  # they came in between
                 self._serve()
 
-    def _make_idle(self, entry: Entry[T]) -> None:
-        """Pass on an entry that was not leased."""
-        entry.idle_since = _now()
-        self._serve(entry)
-
     def detach(self, entry: Entry[T]) -> T:
         """Take a leased entry's connection out of the bucket for good; closing it is the caller's part now."""
-        if self._strike(entry):
-            self._release_place()
+        self._free(entry)
         return entry.resource
 
     def discard(self, entry: Entry[T]) -> None:
@@ -343,147 +200,24 @@ class Bucket(Generic[T]):
         if entry.lost is None:
             return  # checked out before a fork: the parent's to close
         # Closed first and counted out afterwards: otherwise a waiter could open one above the cap.
-        self._destroy(entry.resource)
-        if self._strike(entry):
-            self._release_place()
-
-    def _take_in(self, entry: Entry[T]) -> None:
-        """Take note of an entry that its lessee has lost.
-
-        Called by its finaliser, which may run in any thread, in the middle of a critical section of this bucket or
-        its budget: so it takes no lock, and leaves the rest to who comes next, the housekeeper if nobody else.
-        """
-        self._lost.append(entry)
-        housekeeper.hurry()
-        warnings.warn(
-            f"a lease of {self.label} was never ended; it was checked out at {render(entry.site)}. Use it in a `with`",
-            ResourceWarning,
-            stacklevel=3,
-            source=entry,
-        )
-
-    def _reclaim(self) -> None:
-        """Free the places of entries that were lost."""
-        while self._lost:
-            try:
-                entry = self._lost.popleft()
-            except IndexError:  # another thread was faster
-                return
-            with self._lock:
-                self._tally.discarded += 1
-            self._forsake(entry.resource)
-            if self._strike(entry):
-                self._release_place()
-
-    def _strike(self, entry: Entry[T]) -> bool:
-        """Take an entry out of the bucket's books. Returns whether it was in them."""
-        with self._lock:
-            known, entry.lost = entry.lost is not None, None
-            self._entries.discard(entry)
-            self._tally.retired_uses += entry.uses if known else 0
-        return known
-
-    def _serve(self, returned: Entry[T] | None = None) -> None:
-        """Pass ``returned``, idle entries and free places on to the waiters."""
-        now = _now()
-        unused = 0
-        # Critical section: the order of the queue is decided here and nowhere else.
-        with self._lock:
-            while self._waiters and not self._guarded:
-                first = self._waiters[0]
-                if (returned is not None or self._idle) and now - first.since < self.limits.fair_after:
-                    if first.wake():
-                        break
-                    self._waiters.popleft()
-                    continue
-                grant: Entry[T] | Permit
-                if returned is not None:
-                    grant, returned = returned, None
-                elif self._idle:
-                    try:
-                        grant = self._idle.pop()
-                    except IndexError:  # a checkout that takes no lock was faster
-                        continue
-                elif self._may_grow() and self._reserve():
-                    grant = Permit.GROW
-                else:
-                    break
-                self._waiters.popleft()
-                if first.wake():
-                    first.granted = grant
-                elif isinstance(grant, Entry):
-                    returned = grant
-                else:
-                    unused += 1
-            if returned is not None:
-                self._idle.append(returned)
-            if self._paused:
-                self._park()
-            closed = self._closed
-        for _ in range(unused):
-            self._release_place()
-        if closed:
-            self._retire_idle()
-
-    def serve_waiters(self) -> None:
-        """Pass what has become free on to those who wait."""
-        if self._waiters:
-            self._serve()
-
-    def yield_idle(self) -> bool:
-        """Close the coldest idle connection, for another bucket's sake; not one that may never expire."""
-        if self.limits.idle_timeout == NEVER:
-            return False
-        try:
-            entry = self._idle.popleft()
-        except IndexError:
-            return False
-        with self._lock:
-            self._tally.cleaned += 1
-        self._retire(entry)
-        return True
+        if entry.made:
+            self._destroy(entry.resource)
+        self._free(entry)
 
     # Pausing
 
     def pause(self) -> None:
         """Hand out nothing until ``resume``; whoever checks out waits, as if all were in use."""
         with self._lock:
-            self._paused = self._guarded = True
+            self._guarded.add(PAUSED)
             self._park()
 
     def resume(self) -> None:
         """Hand out again, first to those who wait."""
         with self._lock:
-            self._paused = False
-            self._guarded = self._closed
-            self._idle.extend(self._parked)
-            self._parked.clear()
+            self._guarded.discard(PAUSED)
+            self._unpark()
         self._serve()
-
-    def _park(self) -> None:
-        """Put idle entries, under the lock, where no checkout finds them."""
-        while True:
-            try:
-                self._parked.append(self._idle.popleft())
-            except IndexError:
-                return
-
-    def _timed_out(self, waited: float) -> PoolTimeout:
-        leased = self._leased()
-        longest = min(leased, key=lambda entry: entry.leased_at, default=None)
-        spent = self._budget if self._budget is not None and not self._budget.left else None
-        return PoolTimeout(
-            self.pool,
-            self.label,
-            capacity=self.limits.capacity,
-            in_use=len(leased),
-            waiters=len(self._waiters),
-            waited=waited,
-            longest_holder=None if longest is None else longest.held(),
-            total=None if spent is None else spent.capacity,
-            sharers="the pool" if spent is None else spent.sharers,
-            setting=None if spent is None else spent.setting,
-        )
 
     # Housekeeping
 
@@ -492,14 +226,10 @@ class Bucket(Generic[T]):
         wanted = self.limits.min_idle if least is None else least
         while True:
             with self._lock:
-                if self._closed or self._size >= wanted or not self._reserve():
-                    return
-            try:
-                entry = self._admit(self._create(), missed=0)
-            except BaseException:
-                self._release_place()
-                raise
-            self._make_idle(entry)
+                place = None if self._closed or self._size >= wanted else self._reserve()
+            if place is None:
+                return
+            self._make_idle(self._furnish(place, missed=0))
 
     def sweep(self) -> None:
         """Close what has been idle too long or is too old, and report leases held too long."""
@@ -548,17 +278,15 @@ class Bucket(Generic[T]):
     def refuse(self) -> None:
         """Hand out nothing more, fail those who wait, close what is idle."""
         with self._lock:
-            self._closed = self._guarded = True
-            self._idle.extend(self._parked)
-            self._parked.clear()
+            self._guarded.add(CLOSED)
+            self._unpark()
             for entry in self._entries:
                 entry.expires_at = _DOOMED  # seen also by a checkout, which takes no lock
-            if not self._size:
-                self._drained.set()
-            waiters, self._waiters = self._waiters, deque()
-            for waiter in waiters:
-                waiter.granted = Permit.CLOSED
+            self._note_drained()
+            for waiter in list(self._waiters):
+                waiter.granted = PoolClosed(self.pool)
                 waiter.wake()
+                self._leave_queue(waiter)
         self._retire_idle()
 
     def drain(self, seconds: float) -> list[str]:
@@ -587,14 +315,6 @@ class Bucket(Generic[T]):
     def _holders(self, leased: list[Entry[T]]) -> list[str]:
         return [f"{self.label}, {entry.held()}" for entry in leased]
 
-    def _retire_idle(self) -> None:
-        while True:
-            try:
-                entry = self._idle.pop()
-            except IndexError:
-                return
-            self._retire(entry)
-
     def clear(self) -> None:
         """Close what is idle, and what is leased once it is given back; those who come later get new ones."""
         for entry in self._snapshot():
@@ -609,19 +329,3 @@ class Bucket(Generic[T]):
             entry.lost = None
         forks.bury(inherited)
         self._reset()
-
-    # Statistics
-
-    def _snapshot(self) -> list[Entry[T]]:
-        with self._lock:
-            return list(self._entries)
-
-    def _leased(self) -> list[Entry[T]]:
-        return [entry for entry in self._snapshot() if entry.leased_at]
-
-    def stats(self) -> dict[str, Any]:
-        """Return the bucket's figures; times are seconds."""
-        self._reclaim()
-        with self._lock:
-            figures = self._tally.summary(self._entries, waiting=len(self._waiters), capacity=self.limits.capacity)
-        return figures | {"use": self._tally.recent_uses()}

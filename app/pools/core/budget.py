@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
-_PAUSE = 0.02
+from app.pools.core.entries import NEVER, Entry
+
 _STARVING = 0.1
 
 
@@ -21,12 +21,19 @@ class Spender(Protocol):
     def yield_idle(self) -> bool:
         """Close one idle connection whose loss harms nobody. Returns whether there was one."""
 
+    def share(self, wanted: bool) -> None:
+        """Take note whether others need places: then offer what becomes idle. Must take no lock."""
+
+    def longest_held(self) -> Entry[Any] | None:
+        """Return the entry that has been checked out for the longest time, if one is."""
+
 
 class Budget:
     """Places for connections, shared by buckets that each have a cap of their own.
 
-    A bucket whose waiters need a place when none is left has another bucket's coldest idle connection closed, now
-    or as soon as there is one; if it has to wait for long, the others give up connections that they would lend on.
+    A bucket whose waiters need a place when none is left has another bucket's coldest idle connection closed: now, or
+    by that bucket as soon as it has one. If it has to wait for long, the others give up connections that they would
+    lend on.
 
     Args:
         capacity: connections of all buckets together, at most.
@@ -40,50 +47,67 @@ class Budget:
         self.setting = setting
         # Re-entrant as the buckets' locks are, for the same finalisers.
         self._lock = threading.RLock()
-        self._left = capacity
+        self._taken: weakref.WeakSet[Entry[Any]] = weakref.WeakSet()  # seen, not counted, as in a bucket
         self._members: weakref.WeakSet[Spender] = weakref.WeakSet()
-        self._watched_by = 0
         self.hungry: dict[Spender, float] = {}
         """Who needs a place, and since when on the monotonic clock."""
 
     @property
     def left(self) -> int:
         """How many places nobody has taken."""
-        return self._left
+        return self.capacity - len(self._taken)
 
     def join(self, member: Spender) -> None:
         """Let ``member`` be asked for idle connections."""
         with self._lock:
             self._members.add(member)
+            member.share(bool(self.hungry))
 
-    def take(self, member: Spender) -> bool:
-        """Take a place, or remember that ``member`` needs one. May be called under a bucket's lock."""
+    def take(self, member: Spender, place: Entry[Any]) -> bool:
+        """Take a place for an entry, or remember that ``member`` needs one. May be called under a bucket's lock."""
         with self._lock:
-            if self._left > 0:
-                self._left -= 1
+            if self.left > 0:
+                self._taken.add(place)
                 return True
             self.hungry.setdefault(member, time.monotonic())
-            if self._watched_by != os.getpid():  # a forked child has no thread yet
-                self._watched_by = os.getpid()
-                threading.Thread(target=self._watch, name="poolwire-budget", daemon=True).start()
+            self._tell()
             return False
 
-    def give(self) -> None:
-        """Give a place back, for any bucket that needs one. Called without a lock."""
+    def give(self, entry: Entry[Any]) -> None:
+        """Give an entry's place back, for any bucket that needs one. Called without a lock."""
         with self._lock:
-            self._left += 1
+            self._taken.discard(entry)
             hungry, self.hungry = self.hungry, {}
-        # All of them: one whose waiters have gone must not keep the place from the others.
-        for member in hungry:
+            if hungry:
+                self._tell()
+        # All of them, who waits longest first: one whose waiters have gone must not keep the place from the others.
+        for member, since in sorted(hungry.items(), key=lambda item: item[1]):
             member.serve_waiters()
+            with self._lock:
+                if member in self.hungry:
+                    self.hungry[member] = since
+
+    def withdraw(self, member: Spender) -> None:
+        """Take note that ``member`` needs nothing any more. May be called under a bucket's lock."""
+        if member in self.hungry:
+            with self._lock:
+                self.hungry.pop(member, None)
+                self._tell()
+
+    def _tell(self) -> None:
+        for member in self._members:
+            member.share(bool(self.hungry))
 
     def reclaim(self, member: Spender) -> None:
         """Have another bucket close an idle connection for ``member``. Called without a lock."""
-        with self._lock:
-            others = [other for other in self._members if other is not member]
-        for other in others:
-            if other.yield_idle():
+        for other in self._all_members():
+            if other is not member and other.yield_idle():
                 return
+
+    def wants(self, member: Spender) -> bool:
+        """Say whether a bucket other than ``member`` needs a place."""
+        with self._lock:
+            return any(other is not member for other in self.hungry)
 
     def starves(self, member: Spender) -> bool:
         """Say whether ``member`` should give up a connection, its own waiters notwithstanding, for another bucket."""
@@ -91,14 +115,11 @@ class Budget:
         with self._lock:
             return any(other is not member and since <= due for other, since in self.hungry.items())
 
-    def _watch(self) -> None:
-        """Look for connections that have become idle while others need their places; ends when nobody does."""
-        while True:
-            time.sleep(_PAUSE)
-            with self._lock:
-                hungry = list(self.hungry)
-                if not hungry:
-                    self._watched_by = 0
-                    return
-            for member in hungry:
-                self.reclaim(member)
+    def longest_held(self) -> Entry[Any] | None:
+        """Return the entry of any bucket that has been checked out for the longest time. Called without a lock."""
+        held = [entry for member in self._all_members() if (entry := member.longest_held()) is not None]
+        return min(held, key=lambda entry: entry.leased_at or NEVER, default=None)
+
+    def _all_members(self) -> list[Spender]:
+        with self._lock:
+            return list(self._members)

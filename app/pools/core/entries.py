@@ -37,17 +37,19 @@ class Limits:
 
 
 class Entry(Generic[T]):
-    """A connection and its history. Who has checked it out owns it and may write to it.
+    """A place below the cap, then the connection made for it, and its history. Its holder alone may write to it.
 
-    A bucket knows its entries weakly: one that nobody has any more, neither the idle stack nor a lessee, was lost by
-    its lessee, and says so. That costs a lease nothing, as a finaliser of its own would.
+    A bucket knows its entries weakly: one that nobody has any more, neither the idle stack nor a lessee nor who makes
+    its connection, was lost, and says so. That costs a lease nothing, as a finaliser of its own would, and whatever
+    interrupts a thread, at whichever instruction, no place is lost for good.
 
     Attributes:
+        resource: the connection; there is none before ``made``.
+        made: whether the connection was made.
+        expires_at: when it has lived long enough, on the monotonic clock.
         lost: what to call with an entry that was lost; ``None`` once the bucket has done with it.
 
     Args:
-        resource: the connection.
-        expires_at: when it has lived long enough, on the monotonic clock.
         lost: returns what to call with an entry that was lost, or ``None`` if its bucket is gone.
     """
 
@@ -57,18 +59,19 @@ class Entry(Generic[T]):
         "idle_since",
         "leased_at",
         "lost",
+        "made",
         "reported_at",
         "resource",
         "site",
         "uses",
     )
 
-    def __init__(
-        self, resource: T, expires_at: float, lost: Callable[[], Callable[[Entry[T]], None] | None] | None
-    ) -> None:
-        self.resource = resource
+    resource: T
+
+    def __init__(self, lost: Callable[[], Callable[[Entry[T]], None] | None] | None) -> None:
         self.lost = lost
-        self.expires_at = expires_at
+        self.made = False
+        self.expires_at = NEVER
         self.idle_since = 0.0
         self.leased_at = 0.0
         self.site: CallSite = ()

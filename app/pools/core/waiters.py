@@ -6,27 +6,24 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from enum import Enum
 from typing import Generic, TypeVar
 
 E = TypeVar("E")
 
 
-class Permit(Enum):
-    """What a waiter may be granted instead of an entry."""
-
-    GROW = "make a connection: a place below the cap was kept for you"
-    CLOSED = "the pool was stopped while you waited"
-
-
 class Waiter(ABC, Generic[E]):
-    """A place in a bucket's queue. The bucket's lock guards ``granted``; ``wake`` may be called under it."""
+    """A place in a bucket's queue. The bucket's lock guards ``granted``; ``wake`` may be called under it.
+
+    Attributes:
+        since: when it began to wait, on the monotonic clock.
+        granted: what it waited for, or the error that it is to raise.
+    """
 
     __slots__ = ("granted", "since")
 
     def __init__(self) -> None:
         self.since = time.monotonic()
-        self.granted: E | Permit | Exception | None = None
+        self.granted: E | Exception | None = None
 
     @abstractmethod
     def wake(self) -> bool:

@@ -7,7 +7,6 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite
-from app.pools.core.waiters import Permit, Waiter
+from app.pools.core.waiters import Waiter
 from app.pools.errors import ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolClosed, PoolTimeout
 from app.pools.sql_pool.probe import Probe
 
@@ -130,7 +129,6 @@ class ConnectionBucket(Bucket[Record]):
     def _reset(self) -> None:
         super()._reset()
         self._failure: Exception | None = None
-        self._connecting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspect_until = 0.0
         self.attempts = 0
@@ -209,31 +207,30 @@ class ConnectionBucket(Bucket[Record]):
         self._failure = error
         return FailedAttempt(f"{self.label} cannot be reached: {reason(error)}")
 
+    @property
+    def _connecting(self) -> int:
+        """How many connections are being made."""
+        return sum(1 for entry in list(self._entries) if not entry.made)
+
     def _may_grow(self) -> bool:
         return False  # a caller never connects: it could not give up at its deadline while the server is silent
 
-    def _enqueue(self, waiter: Waiter[Entry[Record]]) -> Entry[Record] | Permit | Exception | None:
+    def _enqueue(self, waiter: Waiter[Entry[Record]]) -> Entry[Record] | Exception | None:
         granted = super()._enqueue(waiter)
         if granted is None:
             self._call_helpers()
         return granted
 
-    def refuse(self) -> None:
-        """Hand out nothing more, fail those who wait, close what is idle."""
-        super().refuse()
-        self._note_drained()
-
     def _note_drained(self) -> None:
-        """Have ``drain`` wait for leases only, not for helpers whose server does not answer."""
-        with self._lock:
-            if self._closed and self._size == self._connecting:
-                self._drained.set()
+        # Leases are waited for, not helpers whose server does not answer.
+        if self._closed and self._size == self._connecting:
+            self._drained.set()
 
-    def _release_place(self) -> None:
-        super()._release_place()
-        self._note_drained()
+    def _free(self, entry: Entry[Record]) -> bool:
+        known = super()._free(entry)
         if self._waiters:
             self._call_helpers()
+        return known
 
     def serve_waiters(self) -> None:
         """Pass what has become free on to those who wait."""
@@ -242,81 +239,81 @@ class ConnectionBucket(Bucket[Record]):
 
     def _call_helpers(self) -> None:
         """Have connections made for those who wait: a few at a time, and one while the server refuses."""
-        started, starved = 0, False
+        places: list[Entry[Record]] = []
+        starved = False
         with self._lock:
             most = 1 if self._failure is not None else _HELPERS
-            while not (self._guarded or starved) and self._connecting < min(len(self._waiters), most):
-                if self._reserve():
-                    self._connecting += 1
-                    started += 1
-                else:
-                    starved = True
-            starved = starved and self._size < self.limits.capacity
+            wanted = 0 if self._closed or self._paused else min(len(self._waiters), most) - self._connecting
+            while len(places) < wanted and not starved:
+                place = self._reserve()
+                if place is None:
+                    starved = self._size < self.limits.capacity
+                    break
+                places.append(place)
         if starved and self._budget is not None:
             self._budget.reclaim(self)
-        self._start_helpers(started)
+        self._start_helpers(places)
 
-    def _start_helpers(self, count: int) -> None:
-        """Have ``count`` connections made, whose places are kept already."""
-        for _ in range(count):
+    def _start_helpers(self, places: list[Entry[Record]]) -> None:
+        """Have connections made for places that are kept already."""
+        for place in places:
             if self._loop is None:
-                threading.Thread(target=self._help, name="poolwire-sql-connect", daemon=True).start()
+                threading.Thread(target=self._help, args=(place,), name="poolwire-sql-connect", daemon=True).start()
                 continue
             try:
-                self._loop.call_soon_threadsafe(self._start_task)
+                self._loop.call_soon_threadsafe(self._start_task, place)
             except RuntimeError:  # the loop was closed with tasks still waiting, whom nobody can help any more
                 with self._lock:
                     self._waiters.clear()
-                self._leave()
+                self._free(place)
 
-    def _start_task(self) -> None:
+    def _start_task(self, place: Entry[Record]) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(self._help_async())
+        task = self._loop.create_task(self._help_async(place))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _help(self) -> None:
+    def _help(self, place: Entry[Record]) -> None:
         for pause in pauses():
             try:
-                self._welcome(self._attempt())
+                self._welcome(place, self._attempt())
                 return
             except FailedAttempt:
                 time.sleep(pause)
-                if not self._still_wanted():
+                if not self._still_wanted(place):
                     return
             except ConnectionRefused as refusal:
-                self._refuse_waiters(refusal)
+                self._refuse_waiters(place, refusal)
                 return
 
-    async def _help_async(self) -> None:
+    async def _help_async(self, place: Entry[Record]) -> None:
         for pause in pauses():
             try:
-                self._welcome(await self._attempt_async())
+                self._welcome(place, await self._attempt_async())
                 return
             except FailedAttempt:
                 await asyncio.sleep(pause)
-                if not self._still_wanted():
+                if not self._still_wanted(place):
                     return
             except ConnectionRefused as refusal:
-                self._refuse_waiters(refusal)
+                self._refuse_waiters(place, refusal)
                 return
             except asyncio.CancelledError:
-                self._leave()
+                self._free(place)
                 raise
 
-    def _welcome(self, record: Record) -> None:
+    def _welcome(self, place: Entry[Record], record: Record) -> None:
         """Give a new connection to the one who has waited longest."""
         try:
-            entry = self._admit(record, missed=1)
-            entry.idle_since = time.monotonic()  # it worked just now: its first borrower need not ask
+            entry = self._admit(place, record, missed=1)
         except PoolClosed:
-            self._leave()
+            self._retire(place)
             return
+        entry.idle_since = time.monotonic()  # it worked just now: its first borrower need not ask
         with self._lock:
-            self._connecting -= 1
             # Directly, whatever the wait: were it only woken, it would look as if it still needed a connection.
             waiter = next((each for each in self._waiters if each.granted is None), None)
-            if self._guarded:  # paused or closed meanwhile
+            if self._closed or self._paused:  # meanwhile
                 waiter = None
             while waiter is not None:
                 self._waiters.remove(waiter)
@@ -328,28 +325,23 @@ class ConnectionBucket(Bucket[Record]):
             self._make_idle(entry)
         self._call_helpers()
 
-    def _still_wanted(self) -> bool:
-        """Say whether a helper shall try again: if somebody waits, and no other helper is at it."""
+    def _still_wanted(self, place: Entry[Record]) -> bool:
+        """Say whether a helper shall try again: if somebody waits, and no other helper is at it. Else it leaves."""
         with self._lock:
             wanted = bool(self._waiters) and self._connecting == 1 and not self._closed
         if not wanted:
-            self._leave()
+            self._free(place)
         return wanted
 
-    def _refuse_waiters(self, refusal: ConnectionRefused) -> None:
+    def _refuse_waiters(self, place: Entry[Record], refusal: ConnectionRefused) -> None:
         with self._lock:
-            waiters, self._waiters = self._waiters, deque()
-            for waiter in waiters:
+            for waiter in list(self._waiters):
                 own = ConnectionRefused(*refusal.args)  # each raises its own, with its own traceback
                 own.__cause__ = refusal.__cause__
                 waiter.granted = own
                 waiter.wake()
-        self._leave()
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._connecting -= 1
-        self._release_place()
+                self._leave_queue(waiter)
+        self._free(place)
 
     # Forks
 
@@ -359,7 +351,7 @@ class ConnectionBucket(Bucket[Record]):
         A child that leaves a block in which it was forked would otherwise end the parent's transaction.
         """
         for entry in list(self._entries):
-            if entry.resource.probe is not None:
+            if entry.made and entry.resource.probe is not None:
                 entry.resource.probe.sever()
         super().forget_after_fork()
 
@@ -394,12 +386,13 @@ class ConnectionBucket(Bucket[Record]):
         spare = self.limits.capacity if self._budget is None else self._budget.left
         least = min(self.limits.min_idle, self._size + spare)
         if self._loop is not None:
+            places: list[Entry[Record]] = []
             with self._lock:
-                wanted = 0
-                while not self._guarded and self._size < least and self._reserve():
-                    wanted += 1
-                self._connecting += wanted
-            self._start_helpers(wanted)
+                while not (self._closed or self._paused) and self._size < least:
+                    if (place := self._reserve()) is None:
+                        break
+                    places.append(place)
+            self._start_helpers(places)
             return
         try:
             self.fill(least)

@@ -17,7 +17,7 @@ from threading import get_ident
 
 from app.pools.core import forks
 from app.pools.core.bucket import Bucket, Entry, Limits
-from app.pools.core.waiters import Permit, Waiter
+from app.pools.core.waiters import Waiter
 from app.pools.errors import PoolError, PoolTimeout
 
 _FAIR_AFTER = 0.01
@@ -133,7 +133,7 @@ class _Queue(Bucket["_Turnstile"]):
             wish.waiter = None
             del self._wishes[thread]
 
-    def _enqueue(self, waiter: Waiter[Entry[_Turnstile]]) -> Entry[_Turnstile] | Permit | Exception | None:
+    def _enqueue(self, waiter: Waiter[Entry[_Turnstile]]) -> Entry[_Turnstile] | Exception | None:
         granted = super()._enqueue(waiter)
         if granted is None:
             wish = self._wishes[get_ident()]

@@ -494,3 +494,30 @@ def test_a_lease_that_ends_with_its_call_is_described_by_what_its_thread_does():
             bucket.checkout(0)
         done.set()
         holder.result(20)
+
+
+def test_whoever_waits_for_a_shared_budget_is_told_who_holds_it(maker):
+    """With all places in another bucket, the error names that one's longest holder."""
+    budget = Budget(1)
+    one, two = (maker.bucket(capacity=1, budget=budget) for _ in range(2))
+    entry = one.checkout()
+    with pytest.raises(PoolTimeout, match=r"0 of 1 in use.*held longest.*test_whoever_waits_for_a_shared_budget"):
+        two.checkout(timeout=0.01)
+    one.give_back(entry)
+
+
+def test_a_connection_that_becomes_idle_is_given_up_for_a_bucket_that_waits(maker):
+    """A return to one bucket serves the waiter of another at once, without anybody looking again and again."""
+    budget = Budget(1)
+    one, two = (maker.bucket(capacity=1, budget=budget, idle_timeout=60, checkout_timeout=20) for _ in range(2))
+    for _ in range(100):
+        entry = one.checkout()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(two.checkout)
+            eventually(lambda: two.stats()["waiting"] == 1)
+            before = threading.active_count()
+            one.give_back(entry)
+            two.give_back(waiting.result(20))
+            assert threading.active_count() == before
+    assert 1 == maker.most
+    assert not budget.hungry

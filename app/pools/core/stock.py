@@ -1,0 +1,394 @@
+"""A stock: the idle entries of one configuration key, its places below the cap, and the queue of those who wait.
+
+Idle entries form a stack, so that the warmest is used first and the coldest expire. ``deque.pop`` and
+``deque.append`` are atomic, hence whoever finds an idle entry takes no lock.
+
+Everything else (growth, waiting, closing) happens under one short lock, with three rules that keep a wake-up from
+being lost and a caller from starving:
+
+* a waiter first registers and then looks at the idle stack; who returns an entry first appends it and then
+  looks at the waiters. Whichever comes second sees the other;
+* whoever takes an idle entry after a wait wakes the next waiter if there is another: several returns at once may
+  have woken one and the same;
+* a waiter younger than ``fair_after`` is only woken, to compete with running threads (handing over each entry
+  would force a thread switch per use); an older one is handed the next entry directly, oldest first.
+
+How many places are taken is not counted but seen: by the entries that exist. A counter would have to change together
+with them, and a KeyboardInterrupt can come between any two instructions.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from app.pools.core.budget import Budget
+from app.pools.core.entries import NEVER, Entry, Limits
+from app.pools.core.holders import render
+from app.pools.core.housekeeper import housekeeper
+from app.pools.core.tally import Tally
+from app.pools.core.waiters import TaskWaiter, ThreadWaiter, Waiter
+from app.pools.errors import PoolClosed, PoolTimeout
+
+T = TypeVar("T")
+
+CLOSED, PAUSED, SHARING = "closed", "paused", "sharing"
+"""Why what is given back must not simply become idle: the last, because other stocks need places of the budget."""
+
+
+class Stock(ABC, Generic[T]):
+    """What the callers of one key share.
+
+    Args:
+        pool: the pool's name, for errors.
+        label: the key's name for errors and statistics, without secrets.
+        limits: the cap and the times.
+        budget: a cap over several stocks, in addition to this one's.
+        forsake: what to do with the connection of an entry that was lost, which whoever lost it may still use.
+    """
+
+    def __init__(
+        self, pool: str, label: str, limits: Limits, budget: Budget | None, forsake: Callable[[T], None]
+    ) -> None:
+        self.pool = pool
+        self.label = label
+        self.limits = limits
+        self._budget = budget
+        self._forsake = forsake
+        self._report_loss = weakref.WeakMethod(self._take_in)
+        self._reset()
+        if budget is not None:
+            budget.join(self)
+
+    def _reset(self) -> None:
+        # Re-entrant: the garbage collector may finalise what gives an entry back, an abandoned connection of
+        # SQLAlchemy's or a generator, in the thread that is in a critical section at that moment.
+        self._lock = threading.RLock()
+        self._idle: deque[Entry[T]] = deque()
+        self._entries: weakref.WeakSet[Entry[T]] = weakref.WeakSet()
+        self._waiters: deque[Waiter[Entry[T]]] = deque()
+        self._parked: list[Entry[T]] = []  # what would be idle, while the stock is paused
+        self._lost: deque[Entry[T]] = deque()
+        self._guarded: set[str] = set()  # one set, because a return can afford one look
+        self._drained = threading.Event()
+        self._tally = Tally()
+
+    @abstractmethod
+    def _retire(self, entry: Entry[T]) -> None:
+        """Close an entry's connection and give up its place."""
+
+    # State
+
+    @property
+    def _size(self) -> int:
+        """How many places are taken: by connections, and by those that are being made."""
+        return len(self._entries)
+
+    @property
+    def _closed(self) -> bool:
+        return CLOSED in self._guarded
+
+    @property
+    def _paused(self) -> bool:
+        return PAUSED in self._guarded
+
+    def _snapshot(self) -> list[Entry[T]]:
+        """Return the connections there are."""
+        with self._lock:
+            return [entry for entry in self._entries if entry.made]
+
+    def _leased(self) -> list[Entry[T]]:
+        return [entry for entry in self._snapshot() if entry.leased_at]
+
+    def longest_held(self) -> Entry[T] | None:
+        """Return the entry that has been checked out for the longest time, if one is."""
+        return min(self._leased(), key=lambda entry: entry.leased_at or NEVER, default=None)
+
+    # Waiting
+
+    def _obtain(self, timeout: float | None) -> Entry[T]:
+        """Wait for an entry, or for a place, which is one without a connection."""
+        waiter: ThreadWaiter[Entry[T]] = ThreadWaiter()
+        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
+        try:
+            granted = self._enqueue(waiter)
+            while granted is None:
+                woken = waiter.wait(deadline - time.monotonic())
+                granted = self._look_again(waiter, last_chance=not woken)
+        except BaseException:
+            self._abandon(waiter)
+            raise
+        if isinstance(granted, Exception):
+            raise granted
+        return granted
+
+    async def _obtain_async(self, timeout: float | None) -> Entry[T]:
+        """Do what ``_obtain`` does without blocking the event loop."""
+        waiter: TaskWaiter[Entry[T]] = TaskWaiter()
+        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
+        try:
+            granted = self._enqueue(waiter)
+            while granted is None:
+                woken = await waiter.wait(deadline - time.monotonic())
+                granted = self._look_again(waiter, last_chance=not woken)
+        except BaseException:
+            self._abandon(waiter)
+            raise
+        if isinstance(granted, Exception):
+            raise granted
+        return granted
+
+    def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Exception | None:
+        """Take a place below the cap, or a place in the queue."""
+        self._reclaim()
+        # Critical section: decide here whether to grow or to wait. Nothing else may take places.
+        with self._lock:
+            if self._closed:
+                return PoolClosed(self.pool)
+            may_grow = not self._paused and self._may_grow()
+            place = self._reserve() if may_grow else None
+            if place is not None:
+                return place
+            self._waiters.append(waiter)
+        if may_grow and self._budget is not None:
+            self._budget.reclaim(self)
+        return self._look_again(waiter, last_chance=False)  # an entry may have come back before we queued
+
+    def _may_grow(self) -> bool:
+        """Say, under the lock, whether a caller may make a connection now."""
+        return self._size < self.limits.capacity
+
+    def _reserve(self) -> Entry[T] | None:
+        """Take, under the lock, a place for one more connection, if all caps allow it."""
+        if self._size >= self.limits.capacity:
+            return None
+        place: Entry[T] = Entry(self._report_loss)
+        if self._budget is not None and not self._budget.take(self, place):
+            place.lost = None
+            return None
+        self._entries.add(place)
+        return place
+
+    def _look_again(self, waiter: Waiter[Entry[T]], *, last_chance: bool) -> Entry[T] | Exception | None:
+        """Return what the waiter was granted or finds idle; at its last chance raise ``PoolTimeout`` instead."""
+        # Critical section: a grant, an idle entry and giving up exclude each other.
+        with self._lock:
+            granted = waiter.granted
+            if granted is None:
+                try:
+                    granted = self._idle.pop()
+                except IndexError:
+                    if not last_chance:
+                        return None
+                    self._tally.timeouts += 1
+            self._leave_queue(waiter)
+            waiter.granted = None  # it is the caller's now: `_abandon` must not give it back as well
+            waited = time.monotonic() - waiter.since
+            self._tally.waits.record(waited)
+        if granted is None:
+            raise self._timed_out(waited)
+        if self._waiters and self._idle:
+            self._serve()  # entries that came back together have woken the first waiter alone
+        return granted
+
+    def _abandon(self, waiter: Waiter[Entry[T]]) -> None:
+        """Leave the queue, and pass on what was granted meanwhile."""
+        with self._lock:
+            granted, waiter.granted = waiter.granted, None
+            self._leave_queue(waiter)
+        if isinstance(granted, Entry):
+            if granted.made:
+                self._make_idle(granted)
+            else:
+                self._free(granted)
+        elif self._waiters:
+            self._serve()  # it may have been woken for an entry that another can use now
+
+    def _leave_queue(self, waiter: Waiter[Entry[T]]) -> None:
+        """Take a waiter, under the lock, out of the queue."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        if self._budget is not None and not self._waiters:
+            self._budget.withdraw(self)
+
+    def _timed_out(self, waited: float) -> PoolTimeout:
+        spent = self._budget if self._budget is not None and not self._budget.left else None
+        longest = self.longest_held() if spent is None else spent.longest_held()
+        return PoolTimeout(
+            self.pool,
+            self.label,
+            capacity=self.limits.capacity,
+            in_use=len(self._leased()),
+            waiters=len(self._waiters),
+            waited=waited,
+            longest_holder=None if longest is None else longest.held(),
+            total=None if spent is None else spent.capacity,
+            sharers="the pool" if spent is None else spent.sharers,
+            setting=None if spent is None else spent.setting,
+        )
+
+    # Serving
+
+    def _make_idle(self, entry: Entry[T]) -> None:
+        """Pass on an entry that was not leased."""
+        entry.idle_since = time.monotonic()
+        self._serve(entry)
+
+    def _serve(self, returned: Entry[T] | None = None) -> None:
+        """Pass ``returned``, idle entries and free places on to the waiters."""
+        now = time.monotonic()
+        unused: list[Entry[T]] = []
+        # Critical section: the order of the queue is decided here and nowhere else.
+        with self._lock:
+            while self._waiters and not (self._closed or self._paused):
+                first = self._waiters[0]
+                if (returned is not None or self._idle) and now - first.since < self.limits.fair_after:
+                    if first.wake():
+                        break
+                    self._waiters.popleft()
+                    continue
+                grant: Entry[T] | None
+                if returned is not None:
+                    grant, returned = returned, None
+                elif self._idle:
+                    try:
+                        grant = self._idle.pop()
+                    except IndexError:  # a checkout that takes no lock was faster
+                        continue
+                else:
+                    grant = self._reserve() if self._may_grow() else None
+                    if grant is None:
+                        break
+                # Granted before it is woken, and out of the queue only then: so an interrupt makes nobody wait.
+                first.granted = grant
+                reached = first.wake()
+                self._waiters.popleft()
+                if reached:
+                    continue
+                first.granted = None
+                if grant.made:
+                    returned = grant
+                else:
+                    unused.append(grant)
+            if returned is not None:
+                self._idle.append(returned)
+            if self._paused:
+                self._park()
+        for place in unused:
+            self._free(place)
+        if self._closed:
+            self._retire_idle()
+        elif SHARING in self._guarded and self._idle and self._budget is not None and self._budget.wants(self):
+            self.yield_idle()
+
+    def serve_waiters(self) -> None:
+        """Pass what has become free on to those who wait."""
+        if self._waiters:
+            self._serve()
+
+    def _park(self) -> None:
+        """Put idle entries, under the lock, where no checkout finds them."""
+        while True:
+            try:
+                self._parked.append(self._idle.popleft())
+            except IndexError:
+                return
+
+    def _unpark(self) -> None:
+        self._idle.extend(self._parked)
+        self._parked.clear()
+
+    def _retire_idle(self) -> None:
+        while True:
+            try:
+                entry = self._idle.pop()
+            except IndexError:
+                return
+            self._retire(entry)
+
+    # Sharing with other stocks
+
+    def share(self, wanted: bool) -> None:
+        """Take note whether other stocks need places. Takes no lock."""
+        if wanted:
+            self._guarded.add(SHARING)
+        else:
+            self._guarded.discard(SHARING)
+
+    def yield_idle(self) -> bool:
+        """Close the coldest idle connection, for another stock's sake; not one that may never expire."""
+        if self.limits.idle_timeout == NEVER:
+            return False
+        try:
+            entry = self._idle.popleft()
+        except IndexError:
+            return False
+        with self._lock:
+            self._tally.cleaned += 1
+        self._retire(entry)
+        return True
+
+    # Places that become free
+
+    def _free(self, entry: Entry[T]) -> bool:
+        """Give up an entry's place, to the oldest waiter if there is one. Returns whether the entry still had it."""
+        with self._lock:
+            known, entry.lost = entry.lost is not None, None
+            self._entries.discard(entry)
+            self._tally.retired_uses += entry.uses if known else 0
+            closed = self._closed
+            self._note_drained()
+        if known and self._budget is not None:
+            self._budget.give(entry)
+        if known and not closed:  # a closed one has no waiters, and would close each idle entry from within the last
+            self._serve()
+        return known
+
+    def _note_drained(self) -> None:
+        """Say, under the lock, when a closed stock has nothing left."""
+        if self._closed and not self._size:
+            self._drained.set()
+
+    def _take_in(self, entry: Entry[T]) -> None:
+        """Take note of an entry that nobody has any more.
+
+        Called by its finaliser, which may run in any thread, in the middle of a critical section of this stock or
+        its budget: so it takes no lock, and leaves the rest to who comes next, the housekeeper if nobody else.
+        """
+        self._lost.append(entry)
+        housekeeper.hurry()
+        if not entry.leased_at:
+            return  # dropped by an interrupt on the way to its lessee, or back
+        warnings.warn(
+            f"a lease of {self.label} was never ended; it was checked out at {render(entry.site)}. Use it in a `with`",
+            ResourceWarning,
+            stacklevel=3,
+            source=entry,
+        )
+
+    def _reclaim(self) -> None:
+        """Free the places of entries that were lost."""
+        while self._lost:
+            try:
+                entry = self._lost.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if entry.made:
+                with self._lock:
+                    self._tally.discarded += 1
+                self._forsake(entry.resource)
+            self._free(entry)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the figures; times are seconds."""
+        self._reclaim()
+        connections = self._snapshot()
+        with self._lock:
+            figures = self._tally.summary(connections, waiting=len(self._waiters), capacity=self.limits.capacity)
+        return figures | {"use": self._tally.recent_uses()}
