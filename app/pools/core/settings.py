@@ -114,6 +114,8 @@ class ZMQPoolSettings(PoolSettings):
     """Seconds that a checkout waits for a free socket unless the call says otherwise."""
     max_lifetime: SecondsOrOff = 1800.0
     """Seconds after which a socket is replaced, less up to 10 % at random; 0 keeps it."""
+    busy_poll: SecondsOrOff = 0.0002
+    """Seconds that a REQ looks for its reply before it sleeps, if no other thread asks; 0 sleeps at once."""
     check_owner: bool = False
     """Whether a use of a leased socket by another thread than its lessee's is an error; slow, for development."""
 

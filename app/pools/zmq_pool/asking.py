@@ -24,6 +24,7 @@ from app.pools.zmq_pool.backend import (
     send_now,
     sizes,
 )
+from app.pools.zmq_pool.busy_poll import BusyPoll
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
@@ -53,11 +54,14 @@ class RequestSocket(LeanSocket):
     _address: ctypes.c_void_p
     """Of libzmq's socket, for ``send_now``."""
 
+    _busy_poll: BusyPoll
+    """Receives the replies if no other thread asks at the same time."""
+
     _spoiled = LeanSocket._spoiled | SENT
 
     def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
         super().__init__(context, kind, config)
-        self.__dict__.update(_address=ctypes.c_void_p(self.underlying), _trace=[0, True])
+        self.__dict__.update(_address=ctypes.c_void_p(self.underlying), _trace=[0, True], _busy_poll=BusyPoll(0))
 
     def reusable(self) -> bool:
         """Say whether the lessee left the socket as it was given, and make it as new."""
@@ -200,6 +204,10 @@ class RequestSocket(LeanSocket):
             was_down = bool(why)
         raise self.not_received(flags, again) from None
 
+    def poll_busily(self, seconds: float) -> None:
+        """Have receives look for the reply, for so many seconds, before they sleep, where that is faster."""
+        self.__dict__["_busy_poll"] = BusyPoll(seconds)
+
     def _expect_request(self) -> None:
         """Refuse a receive before the first send."""
         if not self._trace[0] & BEGUN:
@@ -212,7 +220,7 @@ class RequestSocket(LeanSocket):
             self._expect_request()
             return super().recv(flags, copy, track)
         try:
-            body = raw_recv(self, 0, True, False)
+            body = self._busy_poll.receive(self, True) if trace[ALONE_AT] else raw_recv(self, 0, True, False)
         except zmq.Again as again:
             body = self._receive_late(0, again, True, False)
         trace[0] = RECEIVED
@@ -223,8 +231,9 @@ class RequestSocket(LeanSocket):
         trace = self._trace
         if flags or trace[0] != SENT:
             return super().recv_string(flags, encoding)
+        body: bytes
         try:
-            body: bytes = raw_recv(self, 0, True, False)
+            body = self._busy_poll.receive(self, True) if trace[ALONE_AT] else raw_recv(self, 0, True, False)
         except zmq.Again as again:
             body = self._receive_late(0, again, True, False)
         trace[0] = RECEIVED
@@ -232,9 +241,20 @@ class RequestSocket(LeanSocket):
 
     def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
         """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
-        if not self._trace[0] & BEGUN:
-            raise zmq.ZMQError(zmq.EFSM)
-        return super().recv_multipart(flags, copy, track)
+        trace = self._trace
+        if flags or not copy or track or trace[0] != SENT:
+            self._expect_request()
+            return super().recv_multipart(flags, copy, track)
+        try:
+            frame = self._busy_poll.receive(self, False) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
+        except zmq.Again as again:
+            frame = self._receive_late(0, again, False, False)
+        frames = [frame.bytes]
+        while frame.more:
+            frame = raw_recv(self, 0, False, False)
+            frames.append(frame.bytes)
+        trace[0] = RECEIVED
+        return frames
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""

@@ -14,7 +14,7 @@ from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import EndpointBusy
-from app.pools.zmq_pool.asking import DealerSocket
+from app.pools.zmq_pool.asking import DealerSocket, RequestSocket
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import ASKING, SENDING, SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
@@ -68,6 +68,7 @@ class Desk:
         self._vacate = vacate
         self._freed_at = -NEVER
         self._check_owner = settings.check_owner and config.socket_type not in SENDING  # an outlet is everyone's
+        self._busy_poll = settings.busy_poll
         self.outlet: Outlet | None = None
         self.lease: type[OutletLease | SharedLease]
         self._sentinels = sentinels
@@ -129,6 +130,8 @@ class Desk:
         self.watch()
         socket = open_socket(context, self.config, check_owner=self._check_owner)
         socket.__dict__["diagnose"] = self.trouble
+        if isinstance(socket, RequestSocket):
+            socket.poll_busily(self._busy_poll)
         return socket
 
     def vacate(self) -> bool:
