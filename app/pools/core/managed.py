@@ -33,6 +33,8 @@ class ManagedPool(ABC):
     def __init__(self, *, sweep_interval: float) -> None:
         self._sweep_interval = sweep_interval
         self._lock = threading.RLock()
+        # Held for all of a stop: what a start opened meanwhile, the stop would close.
+        self._turning = threading.RLock()
         self._running = False
         self._closed = False
         self._paused = False
@@ -62,6 +64,7 @@ class ManagedPool(ABC):
     def forget_after_fork(self) -> None:
         """Drop, in a child process, what the parent opened. A subclass extends this."""
         self._lock = threading.RLock()
+        self._turning = threading.RLock()
         self._running = False
 
     # Life
@@ -72,8 +75,8 @@ class ManagedPool(ABC):
         return self._closed
 
     def start(self) -> None:
-        """Make ready to serve, also after a ``stop``; does nothing if the pool runs."""
-        with self._lock:
+        """Make ready to serve, also after a ``stop``, whose end is waited for; does nothing if the pool runs."""
+        with self._turning, self._lock:
             self._closed = False
             self._ensure_running()
 
@@ -92,19 +95,29 @@ class ManagedPool(ABC):
     def stop(self, timeout: float = 10.0) -> None:
         """Refuse new leases, wait for those out, close everything; does nothing if the pool is stopped.
 
+        While another thread stops the pool this waits for it, as long as it would wait for leases.
+
         Args:
             timeout: seconds to wait for leases to be given back.
 
         Raises:
             LeaseLeaked: some were not. The error names each holder; everything else is closed.
         """
+        deadline = time.monotonic() + timeout
+        if not self._turning.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX)):
+            return
+        try:
+            self._stop_by(deadline)
+        finally:
+            self._turning.release()
+
+    def _stop_by(self, deadline: float) -> None:
         with self._lock:
             self._closed = True
             if not self._running:
                 return
             self._running = self._paused = False
         housekeeper.unregister(self)
-        deadline = time.monotonic() + timeout
         self._refuse()
         holders = self._drain(deadline)
         if holders:

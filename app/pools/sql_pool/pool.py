@@ -292,8 +292,8 @@ class SQLPool(ManagedPool):
         side = self._sync_sides.get(config)
         if side is not None and self._running:
             return side
-        self._ensure_running()
         with self._lock:
+            self._ensure_running()  # under the lock: what comes after a stop has begun, it would not close
             side = self._sync_sides.get(config)
             if side is None:
                 side = self._sync_sides[config] = self._make_sync(config)
@@ -315,9 +315,9 @@ class SQLPool(ManagedPool):
         side = None if sides is None else sides.get(config)
         if side is not None and self._running:
             return side
-        self._ensure_running()
         self._leave_closed_loops()
         with self._lock:
+            self._ensure_running()  # as above
             sides = self._async_sides.setdefault(loop, {})
             side = sides.get(config)
             if side is None:

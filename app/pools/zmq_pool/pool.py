@@ -286,8 +286,8 @@ class ZMQPool(ManagedPool):
     def _open_desk(self, config: SocketConfig) -> Desk:
         if not isinstance(config, SocketConfig):
             raise TypeError(f"a SocketConfig is needed, not {type(config).__name__}: {config!r}")
-        self._ensure_running()
         with self._lock:
+            self._ensure_running()  # under the lock: what comes after a stop has begun, it would not close
             desk = self._desks.get(config)
             if desk is None:
                 desk = self._desks[config] = Desk(

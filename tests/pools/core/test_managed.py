@@ -1,6 +1,7 @@
 """What every pool can do: it is paused, and goes on."""
 
 import asyncio
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -83,4 +84,43 @@ def test_a_pool_that_is_started_again_is_not_paused():
         pool.pause()
         pool.stop()
         pool.start()
+        assert "done" == use()
+
+
+@contextmanager
+def zmq_lease():
+    with zmq_use() as (pool, use), replier() as endpoint:
+        yield pool, use, pool.socket(SocketConfig(SocketType.REQ, endpoint))
+
+
+@contextmanager
+def sql_lease():
+    with sql_use() as (pool, use):
+        yield pool, use, pool.connection(get_sqlite_config(":memory:", application_name=uuid.uuid4().hex))
+
+
+@contextmanager
+def http_lease():
+    with http_use() as (pool, use), misbehaving_server() as server:
+        yield pool, use, pool.session(HTTPConfig(server.url))
+
+
+@pytest.mark.parametrize("leased", [zmq_lease, sql_lease, http_lease])
+def test_a_start_during_a_stop_waits_for_its_end(leased):
+    """What is used after the start is not closed by the stop that was under way."""
+    started = threading.Event()
+
+    def start_and_use():
+        pool.start()
+        started.set()
+        return use()
+
+    with leased() as (pool, use, lease), ThreadPoolExecutor(2) as threads:
+        with lease:
+            stopping = threads.submit(pool.stop, 20)
+            eventually(lambda: pool.closed)
+            using = threads.submit(start_and_use)
+            assert not started.wait(0.2)
+        stopping.result(20)
+        assert "done" == using.result(20)
         assert "done" == use()
