@@ -110,6 +110,16 @@ class Stock(ABC, Generic[T]):
         """Return the entry that has been checked out for the longest time, if one is."""
         return min(self._leased(), key=lambda entry: entry.leased_at or NEVER, default=None)
 
+    @property
+    def uses(self) -> int:
+        """How often an entry was checked out that does not exist any more."""
+        return self._tally.retired_uses
+
+    @property
+    def deserted(self) -> bool:
+        """Whether there is no entry, and nobody who waits for one."""
+        return not (self._size or self._waiters)
+
     # Waiting
 
     def _obtain(self, timeout: float | None) -> Entry[T]:

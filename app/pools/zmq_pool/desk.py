@@ -73,6 +73,9 @@ class Desk:
         self.lease: type[OutletLease | SharedLease]
         self._sentinels = sentinels
         self._sentinel: Sentinel | None = None
+        self._max_idle_time = settings.max_idle_time
+        self._seen_uses = 0
+        self._deserted_since = NEVER
         limits = _limits(config, settings)
         if config.socket_type in SENDING:
             outlet = self.outlet = Outlet(config, self._open, attendant)
@@ -145,7 +148,7 @@ class Desk:
     def watch(self) -> None:
         """Begin to watch the endpoint, if it can be watched."""
         if self._sentinel is None:
-            self._sentinel = self._sentinels.of(self.config)
+            self._sentinel = self._sentinels.of(self.config, self)
 
     @property
     def watched(self) -> bool:
@@ -187,6 +190,22 @@ class Desk:
         self.bucket.sweep()
         if self.outlet is not None:
             self.outlet.sweep()
+        if self.bucket.uses != self._seen_uses or not self.bucket.deserted:
+            self._seen_uses = self.bucket.uses
+            self._deserted_since = NEVER
+        elif self._deserted_since == NEVER:
+            self._deserted_since = time.monotonic()
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether nobody has used the configuration for the idle time, and nothing of it is left."""
+        return self.outlet is None and time.monotonic() - self._deserted_since >= self._max_idle_time
+
+    def unwatch(self) -> None:
+        """Watch the endpoint no longer."""
+        if self._sentinel is not None:
+            self._sentinel = None
+            self._sentinels.leave(self.config, self)
 
     def figures(self) -> dict[str, Any]:
         """Return the statistics of this configuration."""

@@ -62,6 +62,8 @@ class ZMQPool(ManagedPool):
         super().__init__(sweep_interval=self.settings.health_check_interval)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._desks: dict[SocketConfig, Desk] = {}
+        # Forgotten, as nobody used them. Who had looked one up by then may use it all the same, and keeps it alive.
+        self._forgotten: weakref.WeakSet[Desk] = weakref.WeakSet()
         # What leasing and publishing call, looked up once: on a local socket each step to it shows. Leasing has it
         # by the configuration's identity, because its hash is a call as well; the configuration is kept beside it,
         # so that no other has that identity.
@@ -297,15 +299,35 @@ class ZMQPool(ManagedPool):
             return desk
 
     def _get_to_know(self, config: SocketConfig) -> tuple[type[OutletLease | SharedLease], Bucket[Any]]:
-        known = self._known  # taken first: what a stop closes meanwhile must not be known to the next start
-        desk = self._open_desk(config)
-        if len(known) >= _KNOWN_AT_MOST:  # somebody makes an equal one for each call
-            known.clear()
-        known[id(config)] = desk.lease, desk.bucket, config
+        with self._lock:  # so that nothing is known that is forgotten at the same time
+            desk = self._open_desk(config)
+            if len(self._known) >= _KNOWN_AT_MOST:  # somebody makes an equal one for each call
+                self._known.clear()
+            self._known[id(config)] = desk.lease, desk.bucket, config
         return desk.lease, desk.bucket
+
+    def _all_desks(self) -> list[Desk]:
+        with self._lock:
+            return [*self._desks.values(), *self._forgotten]
+
+    def _forget_deserted(self) -> None:
+        """Forget the configurations that nobody uses any more: a service may meet new endpoints for ever."""
+        with self._lock:
+            asked = {config for of_loop in self._multiplexers.values() for config in of_loop}
+            deserted = [desk for desk in self._desks.values() if desk.forgettable and desk.config not in asked]
+            for desk in deserted:
+                del self._desks[desk.config]
+                self._forgotten.add(desk)
+            if deserted:
+                buckets = {id(desk.bucket) for desk in deserted}
+                self._known = {key: known for key, known in self._known.items() if id(known[1]) not in buckets}
+            deserted += [desk for desk in self._forgotten if desk.forgettable]
+        for desk in deserted:
+            desk.unwatch()
 
     def _forget_keys(self) -> None:
         self._desks, self._known, self._publish, self._push = {}, {}, {}, {}
+        self._forgotten = weakref.WeakSet()
 
     def _vacate(self, config: SocketConfig) -> bool:
         """Have the other configurations that bind the same endpoint, and do not use it, give it up."""
@@ -320,19 +342,19 @@ class ZMQPool(ManagedPool):
         self.context  # noqa: B018 - made now, so that what keeps it from being made shows at the start
 
     def _buckets(self) -> Iterable[Bucket[Any]]:
-        return [desk.bucket for desk in list(self._desks.values())]
+        return [desk.bucket for desk in self._all_desks()]
 
     def _refuse(self) -> None:
-        for desk in list(self._desks.values()):
+        for desk in self._all_desks():
             desk.bucket.refuse()
 
     def _drain(self, deadline: float) -> list[str]:
         with self._lock:
-            desks = self._desks
+            desks = self._all_desks()
             self._forget_keys()
             multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
             self._multiplexers = {}
-        holders = [holder for desk in desks.values() for holder in desk.drain(deadline)]
+        holders = [holder for desk in desks for holder in desk.drain(deadline)]
         holders += [line for each in multiplexers for line in _end(each, deadline)]
         self._sentinels.dismiss()
         with self._lock:
@@ -342,22 +364,24 @@ class ZMQPool(ManagedPool):
         return holders
 
     def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        figures = [(desk.config.label, desk.figures()) for desk in list(self._desks.values())]
+        known = [desk for desk in self._all_desks() if desk.config in self._desks or not desk.bucket.deserted]
+        figures = [(desk.config.label, desk.figures()) for desk in known]
         with self._lock:
             multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
         return figures + [(f"{each.config.label} (asyncio)", each.figures()) for each in multiplexers]
 
     def sweep(self) -> None:
         """Close sockets that were idle too long or are too old, and report leases held too long."""
-        for desk in list(self._desks.values()):
+        for desk in self._all_desks():
             desk.sweep()
         with self._lock:
             self._close_those_of_closed_loops()
+        self._forget_deserted()
 
     def forget_after_fork(self) -> None:
         """Start empty in a child process: sockets and context are the parent's."""
         super().forget_after_fork()
-        for desk in self._desks.values():
+        for desk in [*self._desks.values(), *self._forgotten]:
             desk.forget_after_fork()
         self._sentinels.forget_after_fork()
         forks.bury(self._desks, self._multiplexers)

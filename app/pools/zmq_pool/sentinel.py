@@ -123,7 +123,7 @@ class Sentinel:
 
 
 class Sentinels:
-    """The sentinels of a pool: one for each endpoint, however many configurations lead there.
+    """The sentinels of a pool: one for each endpoint, however many configurations lead there, while any is in use.
 
     Those that differ in who they are (keys, credentials, a proxy) have sentinels of their own, because one may be
     refused where the other is not.
@@ -136,25 +136,44 @@ class Sentinels:
         self._context = context
         self._lock = threading.Lock()
         self._all: dict[Hashable, Sentinel] = {}
+        self._users: dict[Hashable, set[object]] = {}
 
-    def of(self, config: SocketConfig) -> Sentinel | None:
-        """Return the sentinel of a configuration's endpoint; ``None`` for one that cannot be watched."""
+    def of(self, config: SocketConfig, user: object) -> Sentinel | None:
+        """Return the sentinel of a configuration's endpoint, for ``user`` until it leaves.
+
+        Returns:
+            ``None`` for an endpoint that cannot be watched.
+        """
         if not Sentinel.suits(config):
             return None
-        identity = tuple(each for each in config.libzmq_options().items() if each[0].startswith(_IDENTITY))
-        key = (config.endpoint, _WATCHED_AS[config.socket_type], identity)
+        key = _key(config)
         context = self._context()
         with self._lock:
             sentinel = self._all.get(key)
             if sentinel is None:
                 sentinel = self._all[key] = Sentinel(context, config)
                 attendant.watch(sentinel)
+            self._users.setdefault(key, set()).add(user)
             return sentinel
+
+    def leave(self, config: SocketConfig, user: object) -> None:
+        """Close the sentinel of a configuration's endpoint, if it has no other user."""
+        if not Sentinel.suits(config):
+            return
+        key = _key(config)
+        with self._lock:
+            users = self._users.get(key, set())
+            users.discard(user)
+            unneeded = None if users else self._all.pop(key, None)
+            if not users:
+                self._users.pop(key, None)
+        if unneeded is not None:
+            attendant.dismiss(unneeded)
 
     def dismiss(self) -> None:
         """Close all of them."""
         with self._lock:
-            sentinels, self._all = self._all, {}
+            sentinels, self._all, self._users = self._all, {}, {}
         for sentinel in sentinels.values():
             attendant.dismiss(sentinel)
 
@@ -162,4 +181,9 @@ class Sentinels:
         """Leave the parent's sockets alone."""
         forks.bury(self._all)
         self._lock = threading.Lock()
-        self._all = {}
+        self._all, self._users = {}, {}
+
+
+def _key(config: SocketConfig) -> Hashable:
+    identity = tuple(each for each in config.libzmq_options().items() if each[0].startswith(_IDENTITY))
+    return config.endpoint, _WATCHED_AS[config.socket_type], identity

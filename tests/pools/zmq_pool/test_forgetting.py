@@ -1,0 +1,72 @@
+"""Endpoints come and go: what nobody uses any more costs nothing and worries nobody."""
+
+import gc
+import weakref
+
+import psutil
+import pytest
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import NotSent
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from tests.support.echo import replier
+from tests.support.waiting import eventually
+
+ENDPOINTS = 20
+
+
+@pytest.fixture
+def pool():
+    with ZMQPool(ZMQPoolSettings(max_idle_time=0.02, health_check_interval=0.02)) as pool:
+        with replier() as endpoint:
+            pool.request(SocketConfig(SocketType.REQ, endpoint), b"")
+        eventually(lambda: not pool.get_stats()["pools"])
+        yield pool
+
+
+def test_endpoints_used_once_leave_no_descriptor_behind(pool):
+    """After the idle time nothing is left of them, in the process, in the statistics and in `health()`."""
+    process = psutil.Process()
+    before = process.num_fds()
+    for _ in range(ENDPOINTS):
+        with replier() as endpoint:
+            assert b"hello" == pool.request(SocketConfig(SocketType.REQ, endpoint), b"hello")
+    eventually(lambda: not pool.get_stats()["pools"])
+    assert {} == pool.health()["endpoints"]
+    eventually(lambda: process.num_fds() <= before)
+
+
+def test_an_endpoint_that_is_gone_is_forgotten_by_health(pool, free_endpoint):
+    """An endpoint that nobody asks any more does not make the pool unhealthy for ever."""
+    config = SocketConfig(SocketType.REQ, free_endpoint, send_timeout=0.5)
+    with pytest.raises(NotSent):
+        pool.request(config, b"hello")
+    eventually(lambda: pool.health()["healthy"] and not pool.health()["endpoints"])
+
+
+def test_an_endpoint_in_use_is_kept(pool):
+    """A lease that is out and one that comes again and again keep the configuration, and its statistics."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        with pool.socket(config) as socket:
+            for _ in range(50):
+                pool.sweep()
+            socket.send(b"still here")
+            assert b"still here" == socket.recv()
+            assert {endpoint: True} == pool.health()["endpoints"]
+
+
+def test_who_meets_an_endpoint_as_it_is_forgotten_is_served(pool):
+    """A lease looked up before and entered after works, ends with the pool, and lives no longer than that."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        lease = pool.socket(config)
+        desk = weakref.ref(pool._desks[config])
+        eventually(lambda: config not in pool._desks)
+        with lease as socket:
+            socket.send(b"late")
+            assert b"late" == socket.recv()
+            assert 1 == sum(each["active"] for each in pool.get_stats()["pools"].values())
+            assert b"new" == pool.request(config, b"new")
+        del lease, socket
+        eventually(lambda: gc.collect() >= 0 and desk() is None)
