@@ -64,6 +64,7 @@ class Sentinel:
         self.reconnects = 0
         self.since = time.time()
         self._ever_up = False
+        self._misfit = False
         self._socket, self._monitor = open_idle(context, replace(config, socket_type=kind), _WATCHED)
 
     @staticmethod
@@ -89,6 +90,7 @@ class Sentinel:
             self._turn(up=True)
         elif event == zmq.EVENT_DISCONNECTED and self._stands_in and not self.up:
             self.up = None  # there is a peer: a DEALER, say, which takes a DEALER and not the REQ that stands in for it
+            self._misfit = True
         elif event == zmq.EVENT_DISCONNECTED:
             if self.up:
                 self.last_error = "the connection was lost"
@@ -98,7 +100,10 @@ class Sentinel:
             if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value and value in errno.errorcode:
                 self.last_error += f" ({os.strerror(value)})"
             self._turn(up=False)
+        elif event == zmq.EVENT_CONNECT_RETRIED and self._misfit:
+            return  # after such a peer's refusal; where nobody listens, CLOSED comes first
         elif not self.up:  # CLOSED and CONNECT_RETRIED: an attempt came to nothing
+            self._misfit = False
             self.last_error = self.last_error or "nobody listens there"
             self._turn(up=False)
 
