@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -14,7 +14,6 @@ from app.pools.zmq_pool.backend import (
     EVENTS,
     NOBLOCK,
     POLLIN,
-    RCVMORE,
     SMALL,
     SNDMORE,
     raw_get,
@@ -28,7 +27,7 @@ from app.pools.zmq_pool.busy_poll import BusyPoll
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
-from app.pools.zmq_pool.trace import ALONE_AT, BEGUN, MORE_IN, RECEIVED, SENT
+from app.pools.zmq_pool.trace import ALONE_AT, MORE_IN, RECEIVED, SENT
 
 _RCVTIMEO = int(zmq.RCVTIMEO)
 
@@ -40,9 +39,7 @@ class RequestSocket(LeanSocket):
     """A REQ: spoiled by a request without its reply, which the next lessee would be handed.
 
     The calls that most requests consist of are written out, because on a local socket each call inside another one
-    shows. Nor do they ask whether a reply has more frames, which costs more than the receive: frames that a lessee
-    left unread make libzmq refuse the next one's request, and are thrown away then. To a receive before the first
-    send they would look like a reply, so that is refused here.
+    shows.
 
     libzmq would wait for the reply of a server that is gone until the time limit. So it is told a short one, and
     between two of them the endpoint's sentinel is asked.
@@ -75,7 +72,7 @@ class RequestSocket(LeanSocket):
         """Send one frame, as ``zmq.Socket.send`` does."""
         trace = self._trace
         if flags or draft or trace[0] & ~RECEIVED:
-            return self._send_with_care(super().send, data, flags, copy, track, **draft)
+            return super().send(data, flags, copy, track, **draft)
         sent = None
         if (
             trace[ALONE_AT]
@@ -88,8 +85,6 @@ class RequestSocket(LeanSocket):
                 sent = raw_send(self, data, 0, copy, track)
             except zmq.Again:
                 raise self.not_sent() from None
-            except zmq.ZMQError:
-                return self._send_with_care(super().send, data, flags, copy, track)
         trace[0] = SENT
         return sent
 
@@ -108,8 +103,6 @@ class RequestSocket(LeanSocket):
                 raw_send(self, data, 0, copy, False)
             except zmq.Again:
                 raise self.not_sent() from None
-            except zmq.ZMQError:
-                return self._send_with_care(super().send, data, flags, copy)
         trace[0] = SENT
         return None
 
@@ -122,33 +115,15 @@ class RequestSocket(LeanSocket):
         for part in msg_parts:
             plain = plain and part.__class__ is bytes
         if not plain:
-            return self._send_with_care(super().send_multipart, msg_parts, flags, copy, track, **draft)
+            return super().send_multipart(msg_parts, flags, copy, track, **draft)
         try:
             for part in msg_parts[:-1]:
                 raw_send(self, part, SNDMORE, copy, False)
             raw_send(self, msg_parts[-1], 0, copy, False)
         except zmq.Again:
             raise self.not_sent() from None
-        except zmq.ZMQError:
-            return self._send_with_care(super().send_multipart, msg_parts, flags, copy)
         trace[0] = SENT
         return None
-
-    def _send_with_care(self, send: Callable[..., Any], *arguments: Any, **draft: Any) -> Any:
-        """Send; a refusal because the last lessee left frames unread is not this one's."""
-        try:
-            return send(*arguments, **draft)
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EFSM or self._trace[0] & BEGUN or not self._skip_frames():
-                raise
-        return send(*arguments, **draft)
-
-    def _skip_frames(self) -> bool:
-        """Throw away what is left of a message. Returns whether there was anything."""
-        left = bool(raw_get(self, RCVMORE))
-        while raw_get(self, RCVMORE):
-            raw_recv(self, NOBLOCK)
-        return left
 
     def be_watchful(self) -> None:
         """Have receives look, now and then, whether the endpoint is down."""
@@ -208,45 +183,38 @@ class RequestSocket(LeanSocket):
         """Have receives look for the reply, for so many seconds, before they sleep, where that is faster."""
         self.__dict__["_busy_poll"] = BusyPoll(seconds)
 
-    def _expect_request(self) -> None:
-        """Refuse a receive before the first send."""
-        if not self._trace[0] & BEGUN:
-            raise zmq.ZMQError(zmq.EFSM)
-
     def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
         """Receive one frame, as ``zmq.Socket.recv`` does."""
         trace = self._trace
-        if flags or not copy or trace[0] != SENT:
-            self._expect_request()
+        if flags or not copy or track or trace[0] != SENT:
             return super().recv(flags, copy, track)
         try:
-            body = self._busy_poll.receive(self, True) if trace[ALONE_AT] else raw_recv(self, 0, True, False)
+            frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
         except zmq.Again as again:
-            body = self._receive_late(0, again, True, False)
-        trace[0] = RECEIVED
-        return body
+            frame = self._receive_late(0, again, False, False)
+        trace[0] = RECEIVED | MORE_IN if frame.more else RECEIVED
+        return frame.bytes
 
     def recv_string(self, flags: int = 0, encoding: str = "utf-8") -> str:
         """Receive one frame as text, as ``zmq.Socket.recv_string`` does."""
         trace = self._trace
         if flags or trace[0] != SENT:
             return super().recv_string(flags, encoding)
-        body: bytes
         try:
-            body = self._busy_poll.receive(self, True) if trace[ALONE_AT] else raw_recv(self, 0, True, False)
+            frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
         except zmq.Again as again:
-            body = self._receive_late(0, again, True, False)
-        trace[0] = RECEIVED
-        return body.decode(encoding)
+            frame = self._receive_late(0, again, False, False)
+        trace[0] = RECEIVED | MORE_IN if frame.more else RECEIVED
+        text: str = frame.bytes.decode(encoding)
+        return text
 
     def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
         """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
         trace = self._trace
         if flags or not copy or track or trace[0] != SENT:
-            self._expect_request()
             return super().recv_multipart(flags, copy, track)
         try:
-            frame = self._busy_poll.receive(self, False) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
+            frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
         except zmq.Again as again:
             frame = self._receive_late(0, again, False, False)
         frames = [frame.bytes]
@@ -255,11 +223,6 @@ class RequestSocket(LeanSocket):
             frames.append(frame.bytes)
         trace[0] = RECEIVED
         return frames
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""
-        self._expect_request()
-        return super().recv_into(*args, **kwargs)
 
 
 class DealerSocket(LeanSocket):

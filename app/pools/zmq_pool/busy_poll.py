@@ -44,26 +44,26 @@ class BusyPoll:
         self._looked = 0.0
         self._wins = 0
 
-    def receive(self, socket: Any, copy: bool) -> Any:
-        """Receive a frame, as ``raw_recv(socket, 0, copy, False)`` does."""
+    def receive(self, socket: Any) -> Any:
+        """Receive a frame, as ``raw_recv(socket, 0, False, False)`` does."""
         if not self._left:
-            return self._try(socket, copy)
+            return self._try(socket)
         self._left -= 1
         if self._pays:
             self._look(socket)
-        return raw_recv(socket, 0, copy, False)
+        return raw_recv(socket, 0, False, False)
 
     def _look(self, socket: Any) -> None:
         end = _now() + self._seconds
         while not raw_get(socket, EVENTS) & POLLIN and _now() < end:
             _yield()  # to threads and processes that want the processor, the peer maybe
 
-    def _try(self, socket: Any, copy: bool) -> Any:
+    def _try(self, socket: Any) -> Any:
         looks = self._tried % 2 == 0
         began = _now()
         if looks:
             self._look(socket)
-        frame = raw_recv(socket, 0, copy, False)
+        frame = raw_recv(socket, 0, False, False)
         took = _now() - began
         self._tried += 1
         if looks:

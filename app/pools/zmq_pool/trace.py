@@ -18,6 +18,3 @@ ALONE_AT = 1
 
 If not, threads compete for the interpreter's lock, and a send keeps it; one that is alone can let go of it at no cost,
 which is the cheaper call."""
-
-BEGUN = SENT | RECEIVED | MORE_OUT
-"""The lessee has begun to use it."""

@@ -40,7 +40,7 @@ class Peer:
         before = self.slept
         for _ in range(times):
             self.reply_at = self.now + self.reply_after
-            assert "reply" == polled.receive(self, True)
+            assert "reply" == polled.receive(self)
         return self.slept - before
 
 
