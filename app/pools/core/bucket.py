@@ -174,15 +174,15 @@ class Bucket(Stock[T]):
         entry.leased_at = 0.0
         if entry.expires_at <= now:
             self._retire(entry)
-        elif self._waiters or self._guarded:
-            if self._budget is not None and self._budget.hungry and self._budget.starves(self):
+        elif self._guarded:
+            if self._budget is not None and self._budget.starves(self):
                 self._retire(entry)
             else:
                 self._serve(entry)
         else:
             self._idle.append(entry)
-            if self._waiters or self._guarded:  # they came in between
-                self._serve()
+            if self._waiters or self._guarded:
+                self._offer(now)
 
     def detach(self, entry: Entry[T]) -> T:
         """Take a leased entry's connection out of the bucket for good; closing it is the caller's part now."""

@@ -156,7 +156,8 @@ class Stock(ABC, Generic[T]):
 
     def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Exception | None:
         """Take a place below the cap, or a place in the queue."""
-        self._reclaim()
+        if self._lost:
+            self._reclaim()
         # Critical section: decide here whether to grow or to wait. Nothing else may take places.
         with self._lock:
             if self._closed:
@@ -168,7 +169,8 @@ class Stock(ABC, Generic[T]):
             self._waiters.append(waiter)
         if may_grow and self._budget is not None:
             self._budget.reclaim(self)
-        return self._look_again(waiter, last_chance=False)  # an entry may have come back before we queued
+        # An entry may have come back before we queued.
+        return self._look_again(waiter, last_chance=False) if self._idle or waiter.granted is not None else None
 
     def _may_grow(self) -> bool:
         """Say, under the lock, whether a caller may make a connection now."""
@@ -201,10 +203,10 @@ class Stock(ABC, Generic[T]):
             waiter.granted = None  # it is the caller's now: `_abandon` must not give it back as well
             waited = time.monotonic() - waiter.since
             self._tally.waits.record(waited)
-        if granted is None:
-            raise self._timed_out(waited)
         if self._waiters and self._idle:
             self._serve()  # entries that came back together have woken the first waiter alone
+        if granted is None:
+            raise self._timed_out(waited)
         return granted
 
     def _abandon(self, waiter: Waiter[Entry[T]]) -> None:
@@ -249,6 +251,22 @@ class Stock(ABC, Generic[T]):
         """Pass on an entry that was not leased."""
         entry.idle_since = time.monotonic()
         self._serve(entry)
+
+    def _offer(self, now: float) -> None:
+        """Tell the first waiter of an entry that has just become idle.
+
+        Without the lock, unless the waiter is to be handed it: with many threads on few connections every return comes
+        here. Whoever left the queue in between has not been told, so the next one is.
+        """
+        if not self._guarded:
+            try:
+                first = self._waiters[0]
+            except IndexError:
+                return
+            told = now - first.since < self.limits.fair_after and first.wake()
+            if told and (not self._idle or (self._waiters and self._waiters[0] is first)):
+                return
+        self._serve()
 
     def _serve(self, returned: Entry[T] | None = None) -> None:
         """Pass ``returned``, idle entries and free places on to the waiters."""

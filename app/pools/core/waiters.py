@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ E = TypeVar("E")
 
 
 class Waiter(ABC, Generic[E]):
-    """A place in a bucket's queue. The bucket's lock guards ``granted``; ``wake`` may be called under it.
+    """A place in a bucket's queue. The bucket's lock guards ``granted``; ``wake`` may be called with it and without.
 
     Attributes:
         since: when it began to wait, on the monotonic clock.
@@ -45,7 +46,8 @@ class ThreadWaiter(Waiter[E]):
     def wake(self) -> bool:
         """Release the thread; harmless if it was released before."""
         if self._signal.locked():
-            self._signal.release()
+            with contextlib.suppress(RuntimeError):  # another thread was faster
+                self._signal.release()
         return True
 
     def wait(self, seconds: float) -> bool:

@@ -143,7 +143,7 @@ class RequestLease(SharedLease):
         noted = entry.resource._trace
         now = _now()
         bucket = self._bucket
-        if kind is not None or noted[0] != RECEIVED or entry.expires_at <= now or bucket._waiters or bucket._guarded:
+        if kind is not None or noted[0] != RECEIVED or entry.expires_at <= now or bucket._guarded:
             super().__exit__(kind, error, trace)
             return
         self._entry = None
@@ -152,8 +152,8 @@ class RequestLease(SharedLease):
         entry.idle_since = now
         entry.leased_at = 0.0
         bucket._idle.append(entry)
-        if bucket._waiters or bucket._guarded:  # they came in between
-            bucket._serve()
+        if bucket._waiters or bucket._guarded:
+            bucket._offer(now)
 
 
 class PrivateLease(SharedLease):
