@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from app.pools.core.bucket import Bucket, Entry
-from app.pools.core.holders import is_ours
+from app.pools.core.holders import call_site, is_ours
 from app.pools.errors import EndpointBusy, PoolTimeout
 from app.pools.zmq_pool.aio import AsyncSocket
 from app.pools.zmq_pool.outlet import Outlet
@@ -20,6 +20,7 @@ from app.pools.zmq_pool.trace import ALONE_AT, RECEIVED
 _getframe = sys._getframe
 _now = time.monotonic
 _last_lessee = [0]
+_SITE_DEPTH = 10  # of a task's: its thread, which does something else while it waits, cannot tell who called it
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ class SharedLease(PooledLease[LeanSocket]):
             self._bucket.discard(entry)
 
     async def __aenter__(self) -> AsyncSocket:
-        entry = self._entry = await self._bucket.checkout_async(self._timeout)
+        entry = self._entry = await self._bucket.checkout_async(self._timeout, call_site(_SITE_DEPTH))
         self._async_socket = AsyncSocket(entry.resource)
         return self._async_socket
 
@@ -235,7 +236,7 @@ class OutletLease(PooledLease[Outlet]):
 
     async def __aenter__(self) -> AsyncSocket:
         try:
-            entry = self._entry = await self._bucket.checkout_async(self._timeout)
+            entry = self._entry = await self._bucket.checkout_async(self._timeout, call_site(_SITE_DEPTH))
         except PoolTimeout as timeout:
             raise self._refusal(timeout) from None
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -559,3 +560,29 @@ def test_messages_lost_with_a_pull_are_counted(pool, free_endpoint, caplog, bind
 def test_the_context_has_room_for_many_sockets(pool):
     """The context's limit of sockets follows the process's descriptors instead of libzmq's 1023."""
     assert socket_limit() == pool.context.get(zmq.MAX_SOCKETS)
+
+
+def test_a_timeout_names_the_callers_of_the_task_that_holds(pool, free_endpoint):
+    """The error tells where the longest lease was checked out and by which coroutines, though the task waits now."""
+    config = SocketConfig(SocketType.REQ, free_endpoint, max_connections=1)
+
+    async def handle_message(held: asyncio.Event, enough: asyncio.Event) -> None:
+        async with pool.socket(config):
+            held.set()
+            await enough.wait()
+
+    async def run_agent(held: asyncio.Event, enough: asyncio.Event) -> None:
+        await handle_message(held, enough)
+
+    async def main() -> str:
+        held, enough = asyncio.Event(), asyncio.Event()
+        agent = asyncio.create_task(run_agent(held, enough))
+        await held.wait()
+        with pytest.raises(PoolTimeout) as refused:
+            async with pool.socket(config, timeout=0.01):
+                pass
+        enough.set()
+        await agent
+        return str(refused.value)
+
+    assert re.search(r"in handle_message <- test_leases\.py:\d+ in run_agent", asyncio.run(main()))
