@@ -7,36 +7,52 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 _SERVER = """
-import sys, zmq
+import os, sys, zmq
 server = zmq.Context().socket(getattr(zmq, sys.argv[1]))
 server.linger = 0
 server.bind(sys.argv[2])
+log = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 print(server.last_endpoint.decode(), flush=True)
 while True:
     frames = server.recv_multipart()
-    if frames[-1] != b"silence" or sys.argv[1] == "REP":
+    os.write(log, frames[-1] + b"\\n")
+    if not frames[-1].startswith(b"silence") or sys.argv[1] == "REP":
         server.send_multipart(frames)
 """
 
 
 class EchoProcess:
-    """A REP or ROUTER that returns what it gets; a ROUTER does not answer ``silence``."""
+    """A REP or ROUTER that returns what it gets; a ROUTER does not answer what begins with ``silence``.
 
-    def __init__(self, kind: str = "REP", endpoint: str = "tcp://127.0.0.1:*") -> None:
+    Args:
+        kind: which of the two.
+        endpoint: where it listens.
+        log: a file to write each request into, a line each, before it is answered.
+    """
+
+    def __init__(self, kind: str = "REP", endpoint: str = "tcp://127.0.0.1:*", log: Path | None = None) -> None:
         self.kind = kind
         self.endpoint = endpoint
+        self._log = log
         self.start()
 
     def start(self) -> None:
         """Start, at the endpoint of the last time."""
+        log = self._log or "/dev/null"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, self.kind, self.endpoint], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _SERVER, self.kind, self.endpoint, str(log)], stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self.endpoint = self._process.stdout.readline().strip()
         assert self.endpoint, "the echo server did not start"
+
+    def executed(self) -> list[bytes]:
+        """Return the requests that reached the server, in all its lives, answered or not."""
+        assert self._log is not None
+        return self._log.read_bytes().split(b"\n")[:-1]
 
     def kill(self) -> None:
         """End at once, as by SIGKILL."""
@@ -55,9 +71,9 @@ class EchoProcess:
 
 
 @contextlib.contextmanager
-def echo_process(kind: str = "REP") -> Iterator[EchoProcess]:
+def echo_process(kind: str = "REP", log: Path | None = None) -> Iterator[EchoProcess]:
     """Run an echo server; it is killed at the end."""
-    server = EchoProcess(kind)
+    server = EchoProcess(kind, log=log)
     try:
         yield server
     finally:

@@ -144,37 +144,6 @@ async def test_a_frozen_server_is_noticed_by_its_heartbeat(pool):
         assert b"again" == await pool.request_async(config, b"again")
 
 
-async def test_a_server_restarted_under_load_gives_no_stranger_a_reply(pool):
-    """Through kills and restarts every request ends with its own reply or the right error."""
-    with echo_process("REP") as server:
-        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=30)
-        counts = {"replied": 0, "failed": 0}
-        stop = asyncio.Event()
-
-        async def ask(name):
-            n = 0
-            while not stop.is_set():
-                n += 1
-                body = b"%d.%d" % (name, n)
-                try:
-                    assert body == await pool.request_async(config, body)
-                    counts["replied"] += 1
-                except (ConnectionLost, NotSent):
-                    counts["failed"] += 1
-
-        tasks = [asyncio.create_task(ask(name)) for name in range(100)]
-        for _ in range(3):
-            before = counts["replied"]
-            await eventually_async(lambda before=before: counts["replied"] > before + 500)
-            server.kill()
-            await asyncio.to_thread(server.start)
-        before = counts["replied"]
-        await eventually_async(lambda: counts["replied"] > before + 500)
-        stop.set()
-        await asyncio.wait_for(asyncio.gather(*tasks), 30)
-        assert counts["failed"] > 0
-
-
 async def test_a_reply_of_several_frames_is_an_error(pool):
     """A request whose reply has two frames fails clearly, and the next one is not affected."""
     with replier(lambda frames: [b"a", b"b"] if frames[0] == b"two" else frames) as endpoint:
