@@ -71,16 +71,78 @@ def test_a_discarded_connection_is_closed_and_its_place_is_free(maker):
     bucket.give_back(entry)
 
 
-def test_a_checkout_gives_up_at_its_deadline_and_names_the_holder(maker):
-    """The error says the key, the cap, how many wait, and who holds longest."""
-    bucket = maker.bucket(capacity=1)
-    entry = bucket.checkout()
-    with pytest.raises(PoolTimeout) as refused:
-        bucket.checkout(timeout=0.01)
-    assert (1, 1, "key") == (refused.value.in_use, refused.value.capacity, refused.value.key)
-    assert "test_a_checkout_gives_up_at_its_deadline_and_names_the_holder" in str(refused.value)
+def hold_for_a_while(bucket):
+    """Check out, in a function of this name."""
+    return bucket.checkout()
+
+
+def check_every_fact(refused, bucket):
+    """Assert what a timeout says of a bucket of two that are out, for which one more caller waits."""
+    facts = (refused.pool, refused.key, refused.capacity, refused.in_use, refused.waiters)
+    assert ("test", "key", 2, 2, 1) == facts
+    assert 0.05 <= refused.waited < 30
+    assert "in hold_for_a_while" in refused.longest_holder
+    assert (None, "TEST_POOL_MAX_CONNECTIONS") == (refused.total, refused.setting)
+    told = str(refused)
+    assert f"no test connection for key within {refused.waited:.2f} s: 2 of 2 in use, 1 waiting" in told
+    assert f"held longest: {refused.longest_holder}" in told
+    assert "raise TEST_POOL_MAX_CONNECTIONS" in told
     assert 1 == bucket.stats()["timeouts"]
-    bucket.give_back(entry)
+
+
+def test_a_checkout_gives_up_at_its_deadline_and_says_why(maker):
+    """The error has the pool, the key, the cap, those in use and waiting, the wait, and the longest holder's stack."""
+    bucket = maker.bucket(capacity=2)
+    longest, other = hold_for_a_while(bucket), bucket.checkout()
+    with ThreadPoolExecutor(1) as threads:
+        patient = threads.submit(bucket.checkout, 30)
+        eventually(lambda: bucket.stats()["waiting"] == 1)
+        with pytest.raises(PoolTimeout) as refused:
+            bucket.checkout(timeout=0.05)
+        check_every_fact(refused.value, bucket)
+        bucket.give_back(longest)
+        bucket.give_back(patient.result(30))
+    bucket.give_back(other)
+
+
+async def test_a_checkout_in_a_task_gives_up_at_its_deadline_and_says_why(maker):
+    """A task's error has the same facts as a thread's, whoever holds: a task, or a thread."""
+    bucket = maker.bucket(capacity=2)
+    longest = await asyncio.to_thread(hold_for_a_while, bucket)
+    other = await bucket.checkout_async()
+    patient = asyncio.create_task(bucket.checkout_async(30))
+    await eventually_async(lambda: bucket.stats()["waiting"] == 1)
+    with pytest.raises(PoolTimeout) as refused:
+        await bucket.checkout_async(timeout=0.05)
+    check_every_fact(refused.value, bucket)
+    bucket.give_back(longest)
+    bucket.give_back(await asyncio.wait_for(patient, 30))
+    bucket.give_back(other)
+
+
+def test_the_longest_holders_stack_is_told_as_long_as_it_runs(maker):
+    """A timeout names the line of the longest holder's checkout, and those who called it."""
+    bucket = maker.bucket(capacity=2)
+    held, done = threading.Event(), threading.Event()
+
+    def serve():
+        handle()
+
+    def handle():
+        entry = bucket.checkout()
+        held.set()
+        done.wait(30)
+        bucket.give_back(entry)
+
+    with ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(serve)
+        assert held.wait(30)
+        younger = bucket.checkout()
+        with pytest.raises(PoolTimeout, match=r"test_bucket\.py:\d+ in handle <- test_bucket\.py:\d+ in serve <- "):
+            bucket.checkout(timeout=0)
+        done.set()
+        serving.result(30)
+    bucket.give_back(younger)
 
 
 def test_a_returned_connection_goes_to_the_one_who_waited_longest(maker):
@@ -218,6 +280,33 @@ def test_old_and_unusable_connections_are_replaced_at_the_checkout(maker):
     alive.give_back(second)
     assert first is not second
     assert first.resource not in maker.open
+
+
+def test_connections_made_together_do_not_end_together(maker):
+    """Lifetimes are spread over the last tenth of `max_lifetime`, and none is longer."""
+    bucket = maker.bucket(capacity=200, max_lifetime=1000.0)
+    began = time.monotonic()
+    entries = [bucket.checkout() for _ in range(200)]
+    ended = time.monotonic()
+    ends = sorted(entry.expires_at for entry in entries)
+    assert began + 900 <= ends[0]
+    assert ends[-1] <= ended + 1000
+    tenths = {int((end - began - 900) // 10) for end in ends}
+    assert len(tenths) >= 8  # of 200 drawn at random, at least 8 of 10 equal parts have one
+    assert 200 == len(set(ends))
+    for entry in entries:
+        bucket.give_back(entry)
+
+
+def test_an_idle_connection_is_not_active(maker):
+    """Only what is checked out now counts as active, however much is open."""
+    bucket = maker.bucket(capacity=5)
+    entries = [bucket.checkout() for _ in range(5)]
+    for returned, entry in enumerate(entries):
+        figures = bucket.stats()
+        assert (5, 5 - returned, returned) == (figures["total"], figures["active"], figures["idle"])
+        bucket.give_back(entry)
+    assert (5, 0, 5) == tuple(bucket.stats()[name] for name in ("total", "active", "idle"))
 
 
 def test_idle_connections_expire_down_to_the_minimum(maker):
