@@ -1,12 +1,9 @@
-"""Servers that die under a request; children that fork and spawn; and hours of churn in seconds."""
+"""Servers that die under a request, and children that fork and spawn."""
 
 import asyncio
-import gc
 import math
 import multiprocessing
-import os
 import pickle
-import random
 import subprocess
 import sys
 import threading
@@ -17,14 +14,11 @@ import psutil
 import pytest
 import zmq
 
-from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import ConnectionLost, NoReply, PoolError
+from app.pools.errors import ConnectionLost, NoReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually
-
-CHURN_SECONDS = float(os.environ.get("POOLWIRE_CHURN_SECONDS", "5"))
 
 
 @pytest.mark.parametrize("receive", ["recv", "recv_string", "recv_multipart"])
@@ -175,75 +169,6 @@ def test_leases_take_few_descriptors_for_many_agents():
             list(threads.map(lambda n: [pool.request(config, b"%d" % n) for config in configs], range(288)))
         assert process.num_fds() - before <= 150
         assert 1 == pool.context.get(zmq.IO_THREADS)
-
-
-def test_churn_ends_with_nothing_leased_and_no_descriptor_lost():
-    """32 threads and 32 tasks that fail, time out, cancel and close at random leave nothing behind."""
-    settings = ZMQPoolSettings(max_connections=16, checkout_timeout=2)
-    process = psutil.Process()
-    with ZMQPool(settings) as pool, echo_process("ROUTER") as server:
-        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=0.2)
-        dealer = SocketConfig(SocketType.DEALER, server.endpoint, receive_timeout=0.2)
-        deadline = time.monotonic() + CHURN_SECONDS
-        counts = [0] * 64
-
-        def misuse(name, choose, body):
-            with pool.socket(config if choose.random() < 0.8 else dealer) as socket:
-                socket.send_multipart([b"", body] if socket.type == zmq.DEALER else [body])
-                match choose.randrange(6):
-                    case 0:
-                        raise LookupError
-                    case 1:
-                        return
-                    case 2:
-                        socket.close()
-                    case _:
-                        assert body == socket.recv_multipart()[-1]
-
-        def churn(name):
-            choose = random.Random(name)
-            while time.monotonic() < deadline:
-                counts[name] += 1
-                body = b"%d.%d" % (name, counts[name])
-                try:
-                    if choose.random() < 0.5:
-                        assert body == pool.request(config, body)
-                    elif choose.random() < 0.02:
-                        pool.request(config, b"silence", timeout=0.02)
-                    else:
-                        misuse(name, choose, body)
-                except (LookupError, PoolError):
-                    pass
-
-        async def ask(name, choose):
-            while time.monotonic() < deadline:
-                counts[name] += 1
-                body = b"%d.%d" % (name, counts[name])
-                try:
-                    async with asyncio.timeout(choose.choice([0.001, 5])):
-                        if choose.random() < 0.5:
-                            assert body == await pool.request_async(config, body)
-                        else:
-                            async with pool.socket(config) as socket:
-                                await socket.send(body)
-                                assert body == await socket.recv()
-                except (TimeoutError, PoolError):
-                    pass
-
-        async def ask_all():
-            await asyncio.gather(*(ask(name, random.Random(name)) for name in range(32, 64)))
-
-        with ThreadPoolExecutor(33) as threads:
-            pool.request(config, b"warm")
-            before = process.num_fds()
-            for each in [threads.submit(asyncio.run, ask_all()), *(threads.submit(churn, n) for n in range(32))]:
-                each.result(CHURN_SECONDS + 60)
-        assert all(counts)
-        pool.sweep()
-        assert 0 == pool.get_stats()["metrics"]["active_connections"]
-        # Up to 16 sockets of two keys stay open, with a few descriptors each; more would be a leak.
-        gc.collect()
-        eventually(lambda: process.num_fds() - before <= 2 * 16 * 3)
 
 
 def test_many_requests_are_pipelined_and_stay_in_order():
