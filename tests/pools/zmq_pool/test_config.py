@@ -4,7 +4,7 @@ import pytest
 import zmq
 
 from app.pools.errors import ConfigError
-from app.pools.zmq_pool import CurveServer, KeyPair, SocketConfig, SocketType
+from app.pools.zmq_pool import CurveServer, KeyPair, SocketConfig, SocketType, ZMQPool
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,16 @@ def test_equal_configurations_are_one_key():
     assert one == two
     assert hash(one) == hash(two)
     assert one != SocketConfig("sub", "tcp://127.0.0.1:1", topics=(b"a",))
+
+
+def test_the_longest_path_of_a_unix_socket_is_taken_as_a_whole(tmp_path):
+    """A path of 107 bytes works, and the socket is there under its full name."""
+    folder = tmp_path / ("f" * (105 - len(str(tmp_path)) - 1))
+    folder.mkdir()
+    path = folder / "s"
+    assert 107 == len(str(path))
+    with ZMQPool() as pool:
+        with pool.socket(SocketConfig(SocketType.PULL, f"ipc://{path}", bind=True, receive_timeout=10)) as pull:
+            pool.push(SocketConfig(SocketType.PUSH, f"ipc://{path}"), b"arrived")
+            assert b"arrived" == pull.recv()
+            assert path.is_socket()

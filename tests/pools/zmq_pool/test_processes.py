@@ -10,9 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
-import zmq
 
 from app.pools.errors import ConnectionLost, NoReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
@@ -157,18 +155,6 @@ def test_stopping_with_a_dead_peer_does_not_hang():
     began = time.monotonic()
     pool.stop(timeout=0.5)
     assert time.monotonic() - began < 5
-
-
-def test_leases_take_few_descriptors_for_many_agents():
-    """288 agents that each use three endpoints share a few sockets, one context and two of libzmq's threads."""
-    process = psutil.Process()
-    with ZMQPool() as pool, replier() as one, replier() as two, replier() as three:
-        before = process.num_fds()
-        configs = [SocketConfig(SocketType.REQ, endpoint) for endpoint in (one, two, three)]
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda n: [pool.request(config, b"%d" % n) for config in configs], range(288)))
-        assert process.num_fds() - before <= 150
-        assert 1 == pool.context.get(zmq.IO_THREADS)
 
 
 def test_many_requests_are_pipelined_and_stay_in_order():

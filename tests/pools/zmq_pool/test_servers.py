@@ -27,10 +27,6 @@ class Outcomes:
     def __init__(self):
         self.replied, self.not_sent, self.maybe_executed = [], [], []
 
-    @property
-    def failed(self):
-        return len(self.not_sent) + len(self.maybe_executed)
-
     def ask(self, pool, config, body):
         try:
             assert body == pool.request(config, body)
@@ -261,6 +257,14 @@ def test_a_stopped_server_is_not_judged_healthy(pool, server, kind):
         eventually(lambda: pool.health()["endpoints"][server.endpoint] is False)
         assert not pool.health()["healthy"]
         server.thaw()
+
+
+def test_heartbeats_are_on_unless_turned_off(pool, server):
+    """A socket asks its peer for a sign of life every second and waits two, if not told otherwise."""
+    with pool.socket(SocketConfig(SocketType.REQ, server.endpoint)) as socket:
+        assert (1000, 2000) == (socket.heartbeat_ivl, socket.heartbeat_timeout)
+    with pool.socket(SocketConfig(SocketType.REQ, server.endpoint, heartbeat=0)) as socket:
+        assert 0 == socket.heartbeat_ivl
 
 
 def test_a_server_that_is_away_is_looked_for_at_growing_intervals(pool, free_endpoint):
