@@ -1,6 +1,5 @@
 """Publishing and pushing: nothing lost at the beginning, nothing reordered, and back-pressure."""
 
-import itertools
 import threading
 
 import pytest
@@ -9,7 +8,6 @@ import zmq
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import NotSent
 from app.pools.zmq_pool import Publisher, SocketConfig, SocketType, ZMQPool
-from app.pools.zmq_pool.backend import raw_send
 from tests.support.waiting import eventually
 
 
@@ -78,40 +76,6 @@ async def test_publishing_beside_a_lease_does_not_wait_for_its_end(pool, free_en
             pool.publish(config, b"x")
         figures = pool.get_stats()["pools"][config.label]
         assert (5, 5) == (figures["queued"], figures["overruns"])
-
-
-def test_a_message_whose_peer_dies_between_its_frames_is_sent_again(pool, listen, monkeypatch):
-    """A message of three frames that is interrupted by the end of its peer reaches the next one, as a whole."""
-    first, endpoint = listen(zmq.PULL)
-    config = SocketConfig(SocketType.PUSH, endpoint)
-    pool.push(config, b"warm")
-    assert b"warm" == first.recv()
-    sent = itertools.count(1)
-
-    def send(socket, frame, flags):
-        if next(sent) == 2:
-            first.close(0)
-            eventually(lambda: pool.health()["endpoints"][endpoint] is False)
-        return raw_send(socket, frame, flags)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("app.pools.zmq_pool.outlet.raw_send", send)
-        pool.push(config, b"a", b"b", b"c")
-    second = pool.context.socket(zmq.PULL)
-    second.linger, second.rcvtimeo = 0, 10_000
-
-    def bound():
-        try:
-            second.bind(endpoint)
-        except zmq.ZMQError:
-            return False
-        return True
-
-    try:
-        eventually(bound)
-        assert [b"a", b"b", b"c"] == second.recv_multipart()
-    finally:
-        second.close()
 
 
 def test_a_message_without_frames_is_refused(pool, listen):
