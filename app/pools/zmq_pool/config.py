@@ -35,6 +35,21 @@ class SocketType(Enum):
 
 ASKING = frozenset({SocketType.REQ, SocketType.DEALER})
 SENDING = frozenset({SocketType.PUB, SocketType.PUSH})
+ONE_WAY = SENDING | {SocketType.SUB, SocketType.PULL}
+"""Types whose messages nobody answers. A receiver that is busy for a while with its queue full does not read heartbeats
+either, on neither side: they would take it for dead, and drop the connection with all that is on the way."""
+
+HEARTBEAT = 1.0
+"""Seconds between two heartbeats, where they do no harm."""
+
+
+_KEEPALIVE: dict[str, OptionValue] = {
+    "TCP_KEEPALIVE": 1,
+    "TCP_KEEPALIVE_IDLE": 15,
+    "TCP_KEEPALIVE_INTVL": 5,
+    "TCP_KEEPALIVE_CNT": 3,
+}
+"""The kernel's own question whether the other machine is there, after 15 s without a sign, given up after 30 s."""
 
 
 @dataclass(frozen=True, eq=True)
@@ -52,7 +67,8 @@ class SocketConfig:
         receive_timeout: seconds that a receive may wait, ``math.inf`` for ever. By default 10 for REQ and
             DEALER, which wait for an answer, and for ever for the others, which wait for work.
         heartbeat: seconds between two heartbeats on an idle connection; 0 turns them off. A peer that does not
-            answer within twice that time counts as lost.
+            answer within twice that time counts as lost. By default 1; none for PUB, PUSH, SUB and PULL, whose slow
+            receivers would lose what is on the way: there TCP's keepalive finds machines that are gone.
         linger: seconds for which a closed socket still tries to deliver; 0 for REQ, whose requests nobody
             waits for any more, and 2 for the others.
         max_connections: sockets of this configuration, at most; by default ``ZMQ_POOL_MAX_CONNECTIONS``.
@@ -77,7 +93,7 @@ class SocketConfig:
     topics: Iterable[str | bytes] = ()
     send_timeout: float = 5.0
     receive_timeout: float | None = None
-    heartbeat: float = 1.0
+    heartbeat: float | None = None
     linger: float | None = None
     max_connections: int | None = None
     backlog: int = 10_000
@@ -131,9 +147,14 @@ class SocketConfig:
         if self.socket_type is SocketType.PUB:
             # A full queue is seen, and waited for a while, instead of dropping in silence.
             effective["XPUB_NODROP"] = 1
-        if self.heartbeat:
-            effective["HEARTBEAT_IVL"] = milliseconds(self.heartbeat)
-            effective["HEARTBEAT_TIMEOUT"] = milliseconds(2 * self.heartbeat)
+        heartbeat = self.heartbeat
+        if heartbeat is None:
+            heartbeat = 0.0 if self.socket_type in ONE_WAY else HEARTBEAT
+        if heartbeat:
+            effective["HEARTBEAT_IVL"] = milliseconds(heartbeat)
+            effective["HEARTBEAT_TIMEOUT"] = milliseconds(2 * heartbeat)
+        else:
+            effective.update(_KEEPALIVE)
         if isinstance(self.curve, CurveClient | CurveServer):
             effective.update(self.curve.options())
         effective.update(Options(self.options) if not isinstance(self.options, Options) else self.options)
@@ -162,7 +183,7 @@ class SocketConfig:
     def _check_numbers(self, kind: SocketType) -> None:
         for name in ("send_timeout", "receive_timeout", "heartbeat", "subscriber_wait"):
             value = getattr(self, name)
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise ConfigError(f"{name}={value!r} of {self.label} is not a number of seconds from 0 up")
         for name in ("backlog", "max_connections"):
             value = getattr(self, name)

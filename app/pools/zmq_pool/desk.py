@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -39,7 +40,17 @@ log = logging.getLogger(__name__)
 
 # libzmq closes in the background: our own endpoint may be taken for a moment after its socket was closed.
 _REBIND_WITHIN = 5.0
-_REBIND_PAUSE = 0.005
+# So may the descriptors of many that were discarded in a row.
+_REAPED_WITHIN = 5.0
+_PAUSE = 0.005
+
+
+class _Attempt:
+    """When an attempt to open a socket began, and until when it may go on if the endpoint is taken."""
+
+    def __init__(self, until: float) -> None:
+        self.began = time.monotonic()
+        self.until = until
 
 
 class Desk:
@@ -94,7 +105,7 @@ class Desk:
                 config.label,
                 limits,
                 create=self._open,
-                create_async=self._open_async if config.bind else None,
+                create_async=self._open_async,
                 destroy=self._close,
                 usable=_usable(config, check_owner=self._check_owner),
                 budget=budget,
@@ -103,28 +114,30 @@ class Desk:
             self.lease = _lease_for(config, check_owner=self._check_owner)
 
     def _open(self) -> LeanSocket:
-        deadline = self._freed_at + _REBIND_WITHIN
-        while True:
-            try:
-                return self._open_now()
-            except EndpointBusy:
-                if self._vacate(self.config):
-                    deadline = time.monotonic() + _REBIND_WITHIN
-                elif time.monotonic() >= deadline:
-                    raise
-                time.sleep(_REBIND_PAUSE)
+        attempt = _Attempt(self._freed_at + _REBIND_WITHIN)
+        while (socket := self._try_to_open(attempt)) is None:
+            time.sleep(_PAUSE)
+        return socket
 
     async def _open_async(self) -> LeanSocket:
-        deadline = self._freed_at + _REBIND_WITHIN
-        while True:
-            try:
-                return self._open_now()
-            except EndpointBusy:
-                if self._vacate(self.config):
-                    deadline = time.monotonic() + _REBIND_WITHIN
-                elif time.monotonic() >= deadline:
-                    raise
-                await asyncio.sleep(_REBIND_PAUSE)
+        attempt = _Attempt(self._freed_at + _REBIND_WITHIN)
+        while (socket := self._try_to_open(attempt)) is None:  # noqa: ASYNC110 - the event is libzmq's
+            await asyncio.sleep(_PAUSE)
+        return socket
+
+    def _try_to_open(self, attempt: _Attempt) -> LeanSocket | None:
+        """Open a socket. Returns ``None`` if libzmq still has to close others, which it does in the background."""
+        try:
+            return self._open_now()
+        except EndpointBusy:
+            if self._vacate(self.config):
+                attempt.until = time.monotonic() + _REBIND_WITHIN
+            elif time.monotonic() >= attempt.until:
+                raise
+        except zmq.ZMQError as error:
+            if error.errno != errno.EMFILE or time.monotonic() >= attempt.began + _REAPED_WITHIN:
+                raise
+        return None
 
     def _open_now(self) -> LeanSocket:
         context = self._context()

@@ -358,6 +358,7 @@ class ZMQPool(ManagedPool):
         holders += [line for each in multiplexers for line in _end(each, deadline)]
         self._sentinels.dismiss()
         with self._lock:
+            self._sentinels = Sentinels(lambda: self.context)
             context, self._context = self._context, None
         if context is not None:
             shared_context.give(deadline)

@@ -20,8 +20,9 @@ from typing import Any
 import zmq
 
 from app.pools.core import forks
+from app.pools.errors import PoolClosed
 from app.pools.zmq_pool.attendant import attendant
-from app.pools.zmq_pool.config import SocketConfig, SocketType
+from app.pools.zmq_pool.config import HEARTBEAT, SocketConfig, SocketType
 from app.pools.zmq_pool.opening import open_idle
 
 _WATCHED_AS = {kind: kind for kind in (SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH)}
@@ -65,7 +66,10 @@ class Sentinel:
         self.since = time.time()
         self._ever_up = False
         self._misfit = False
-        self._socket, self._monitor = open_idle(context, replace(config, socket_type=kind), _WATCHED)
+        # Its heartbeats harm nobody: it has no messages that they could be late behind.
+        heartbeat = HEARTBEAT if config.heartbeat is None else config.heartbeat
+        watching = replace(config, socket_type=kind, heartbeat=heartbeat)
+        self._socket, self._monitor = open_idle(context, watching, _WATCHED)
 
     @staticmethod
     def suits(config: SocketConfig) -> bool:
@@ -142,6 +146,7 @@ class Sentinels:
         self._lock = threading.Lock()
         self._all: dict[Hashable, Sentinel] = {}
         self._users: dict[Hashable, set[object]] = {}
+        self._dismissed = False
 
     def of(self, config: SocketConfig, user: object) -> Sentinel | None:
         """Return the sentinel of a configuration's endpoint, for ``user`` until it leaves.
@@ -154,6 +159,8 @@ class Sentinels:
         key = _key(config)
         context = self._context()
         with self._lock:
+            if self._dismissed:
+                raise PoolClosed("zmq")
             sentinel = self._all.get(key)
             if sentinel is None:
                 sentinel = self._all[key] = Sentinel(context, config)
@@ -176,8 +183,9 @@ class Sentinels:
             attendant.dismiss(unneeded)
 
     def dismiss(self) -> None:
-        """Close all of them."""
+        """Close all of them, for good: a lease that is still being made when its pool stops gets none."""
         with self._lock:
+            self._dismissed = True
             sentinels, self._all, self._users = self._all, {}, {}
         for sentinel in sentinels.values():
             attendant.dismiss(sentinel)
