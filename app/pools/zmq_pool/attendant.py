@@ -52,22 +52,22 @@ class Attendant:
         self._fresh: set[Attended] = set()  # watched from now on: what has happened already gives no sign
         self._leaving: list[tuple[Closing, threading.Event]] = []
         self._thread: threading.Thread | None = None
-        self._wake: tuple[int, int] | None = None
+        self._alarm_bell: int | None = None
 
     def nudge(self, member: Attended) -> None:
         """Call ``member.attend()`` until it has nothing left to do."""
         if member in self._stuck:
             return
         with self._lock:
-            self._stuck.add(member)
             self._ensure_running()
+            self._stuck.add(member)
 
     def watch(self, member: Attended) -> None:
         """Call ``member.attend()`` whenever its descriptor is readable, until ``unwatch``."""
         with self._lock:
+            self._ensure_running()
             self._watched.add(member)
             self._fresh.add(member)
-            self._ensure_running()
 
     def dismiss(self, member: Closing, seconds: float = 5.0) -> None:
         """Leave ``member`` alone and close it, in the thread that used its sockets; wait for that ``seconds``."""
@@ -94,28 +94,33 @@ class Attendant:
     def _ensure_running(self) -> None:
         if self._thread is None:
             forks.register(self)
-            self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            self._thread = threading.Thread(target=self._run, args=self._wake, name="poolwire-zmq", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="poolwire-zmq", daemon=True)
+            thread.start()
+            # Last, so that an interrupt leaves no thread that never runs: one that is not this one ends by itself.
+            self._thread = thread
         else:
             self._alarm()
 
     def _alarm(self) -> None:
-        if self._wake is not None:
+        if self._alarm_bell is not None:
             with contextlib.suppress(BlockingIOError):  # it is full of alarms already
-                os.write(self._wake[1], b"!")
+                os.write(self._alarm_bell, b"!")
 
-    def _run(self, wake: int, alarm: int) -> None:
+    def _run(self) -> None:
+        wake, bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            while self._round(wake):
+            while self._round(wake, bell):
                 pass
         finally:
             os.close(wake)
-            os.close(alarm)
+            os.close(bell)
 
-    def _round(self, wake: int) -> bool:
+    def _round(self, wake: int, bell: int) -> bool:
         """Wait for a descriptor or a tick and serve those concerned. Returns whether anyone is left."""
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return False
+            self._alarm_bell = bell
             leaving, self._leaving = self._leaving, []
             for gone, done in leaving:
                 gone.close()
@@ -123,7 +128,7 @@ class Attendant:
             stuck, watched = list(self._stuck), list(self._watched)
             fresh, self._fresh = self._fresh & self._watched, set()
             if not stuck and not watched:
-                self._thread = self._wake = None
+                self._thread = self._alarm_bell = None
                 return False
         poller = select.poll()
         poller.register(wake, select.POLLIN)
@@ -142,14 +147,16 @@ class Attendant:
         return True
 
     def _serve(self, member: Attended) -> None:
+        with self._lock:
+            self._stuck.discard(member)  # before, or a nudge that comes meanwhile would be lost
         try:
             done = member.attend()
         except Exception:
             log.exception("%r could not be served; it is left alone until it is used again", member)
             done = True
-        if done:
+        if not done:
             with self._lock:
-                self._stuck.discard(member)
+                self._stuck.add(member)
 
     def forget_after_fork(self) -> None:
         """Start again with a thread of the child's own, which the next member makes."""
