@@ -27,7 +27,9 @@ class Claim:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise EndpointBusy(f"ipc://{path} is bound already, here or in another process") from None
+            raise EndpointBusy(
+                f"ipc://{path} is bound already, here or in another process. End it, or bind another endpoint"
+            ) from None
 
     def release(self) -> None:
         """Let others bind the path."""

@@ -27,6 +27,20 @@ _PLAIN: list[type[LeanSocket]] = [LeanSocket, *_CLASSES.values()]
 _OWNER_CHECKED = {made: owner_checked(made) for made in _PLAIN}
 
 
+class MonitoredSocket(LeanSocket):
+    """A socket whose monitor ends with it, also when both are dropped: for a monitor that nobody reads any more
+    libzmq's one thread waits for ever, and with it every socket of the process."""
+
+    def close(self, linger: int | None = None) -> None:
+        """Close the socket, after its monitor."""
+        reader = self._monitor_socket  # kept until the monitor has ended
+        if not self.closed:
+            self.disable_monitor()
+        if reader is not None:
+            reader.close(0)
+        super().close(linger)
+
+
 def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner: bool = False) -> LeanSocket:
     """Return a new socket, set up, subscribed, and connected or bound.
 
@@ -45,7 +59,7 @@ def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner:
 
 def open_dealer(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
     """Return a DEALER set up and connected as the REQ of ``config`` would be, for many requests at once."""
-    return _set_up(LeanSocket(context, zmq.DEALER, config), config)
+    return _set_up(MonitoredSocket(context, zmq.DEALER, config), config)
 
 
 def open_idle(
@@ -53,7 +67,7 @@ def open_idle(
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """Return a socket connected like those of ``config`` that nobody is to use, and a monitor of its ``events``."""
     config = replace(config, topics=())  # or a SUB would be sent messages, and hold up those who send them
-    socket = LeanSocket(context, config.socket_type.value, config)
+    socket = MonitoredSocket(context, config.socket_type.value, config)
     # Before it connects, or the first events would be missed.
     monitor = socket.get_monitor_socket(events)
     try:
@@ -110,7 +124,8 @@ def _bind(socket: LeanSocket, config: SocketConfig) -> None:
     except zmq.ZMQError as error:
         if error.errno == zmq.EADDRINUSE:
             raise EndpointBusy(
-                f"{config.label}: the endpoint is bound already, by another configuration or another process"
+                f"{config.label}: the endpoint is bound already, by another configuration or another process. "
+                f"End it, or bind another endpoint"
             ) from None
         raise ConfigError(f"libzmq cannot bind {config.label}: {error.strerror}") from None
     if path is not None:

@@ -164,8 +164,8 @@ class Sentinels:
             sentinel = self._all.get(key)
             if sentinel is None:
                 sentinel = self._all[key] = Sentinel(context, config)
-                attendant.watch(sentinel)
             self._users.setdefault(key, set()).add(user)
+            attendant.watch(sentinel)  # a known one as well: an interrupt may have come in between
             return sentinel
 
     def leave(self, config: SocketConfig, user: object) -> None:
