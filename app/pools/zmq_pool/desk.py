@@ -233,6 +233,8 @@ class Desk:
     def forget_after_fork(self) -> None:
         """Leave the parent's sockets alone."""
         self.bucket.forget_after_fork()
+        if self.outlet is not None:
+            self.outlet.forget_after_fork()
 
 
 def _lease_for(config: SocketConfig, *, check_owner: bool) -> type[SharedLease]:

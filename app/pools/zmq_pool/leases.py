@@ -211,38 +211,43 @@ class BoundPrivateLease(BoundLease, PrivateLease):
 
 
 class OutletLease(PooledLease[Outlet]):
-    """A lease of an outlet's socket; what others publish meanwhile is sent after its end."""
+    """A lease of an outlet's socket; what others publish meanwhile is sent after its end.
 
-    __slots__ = ()
+    One that an interrupt keeps from ending drops its entry, and the bucket has the outlet forsake the lease.
+    """
+
+    __slots__ = ("_lessee",)
+
+    _lessee: object
+    """Stands for this lease at the outlet, which must not keep the lease itself: one that is lost is to be noticed."""
 
     def __enter__(self) -> LeanSocket:
         try:
             entry = self._entry = self._bucket.checkout(self._timeout)
         except PoolTimeout as timeout:
             raise self._refusal(timeout) from None
+        outlet, self._lessee = entry.resource, object()
         try:
-            return entry.resource.lend(self._patience(entry.resource))
+            return outlet.lend(self._lessee, self._patience(outlet))
         except BaseException:
-            self._bucket.give_back(entry)
+            self._end(healthy=True)
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        entry, self._entry = self._entry, None
-        assert entry is not None
-        entry.resource.take_back(healthy=kind is None)
-        self._bucket.give_back(entry)
+        self._end(healthy=kind is None)
 
     async def __aenter__(self) -> AsyncSocket:
         try:
             entry = self._entry = await self._bucket.checkout_async(self._timeout, call_site(_SITE_DEPTH))
         except PoolTimeout as timeout:
             raise self._refusal(timeout) from None
+        outlet, self._lessee = entry.resource, object()
         try:
-            self._async_socket = AsyncSocket(await entry.resource.lend_async(self._patience(entry.resource)))
+            self._async_socket = AsyncSocket(await outlet.lend_async(self._lessee, self._patience(outlet)))
         except BaseException:
-            self._bucket.give_back(entry)
+            self._end(healthy=True)
             raise
         return self._async_socket
 
@@ -250,7 +255,13 @@ class OutletLease(PooledLease[Outlet]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._async_socket.release()
-        self.__exit__(kind, error, trace)
+        self._end(healthy=kind is None)
+
+    def _end(self, *, healthy: bool) -> None:
+        entry, self._entry = self._entry, None
+        assert entry is not None
+        entry.resource.take_back(self._lessee, healthy=healthy)
+        self._bucket.give_back(entry)
 
     def detach(self) -> LeanSocket:
         """Refuse: the one socket of a PUB or PUSH configuration is everyone's."""

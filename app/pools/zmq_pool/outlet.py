@@ -1,32 +1,44 @@
 """The one kept socket of a PUB or PUSH configuration, through which many threads send.
 
-Flat combining: who sends appends the message to a queue; whoever then gets the lock sends all that is queued,
-without waiting. Nobody blocks for a lock, nobody's messages change their order, and there is no thread in
-between. What cannot be sent now (no subscriber yet, no peer, a full queue) stays queued and is sent by the
-attendant, as soon as the socket's descriptor or the next tick says so.
+Flat combining: who sends appends the message to a queue; whoever then finds the lock free sends all that is queued,
+without waiting. Nobody's messages change their order, and there is no thread in between. What cannot be sent now
+(no subscriber yet, no peer, a full queue) stays queued and is sent by the attendant, as soon as the socket's
+descriptor or the next tick says so.
+
+Two things say who may use the socket. The lock is held while queued messages are sent, and never for longer. It is
+only taken by ``with``, which an interrupt (a KeyboardInterrupt, raised in the middle of anything) cannot leave
+halfway, as it can an ``acquire()``; so whoever does not want to wait for it looks at it first. ``_lent`` is who has
+leased the socket: until the lease's end nothing is sent by anybody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from typing import NoReturn
 
 import zmq
 
-from app.pools.errors import NotSent, PoolClosed
+from app.pools.errors import EndpointBusy, NotSent, PoolClosed, PoolError
 from app.pools.zmq_pool.attendant import Attendant
 from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, raw_recv, raw_send, raw_set
-from app.pools.zmq_pool.config import SocketConfig, SocketType
+from app.pools.zmq_pool.backlog import Backlog, Frames
+from app.pools.zmq_pool.config import FOREVER, SocketConfig, SocketType
+from app.pools.zmq_pool.inherited import disinherit
 from app.pools.zmq_pool.sockets import LeanSocket
 
-_PATIENCE_MS = 5
-_TURN = 0.05
+log = logging.getLogger(__name__)
 
-Frames = tuple[bytes, ...]
+_PATIENCE = 0.005
+_LOOK_EVERY = 1.0
+"""Seconds after which who waits for room looks again by itself: an interrupt may have cost the wake-up."""
+
+# libzmq closes in the background: our own endpoint may be taken for a moment after its socket was closed.
+_REBIND_WITHIN = 5.0
 
 
 class Outlet:
@@ -34,7 +46,7 @@ class Outlet:
 
     Args:
         config: a PUB or PUSH configuration.
-        open_socket: opens the socket; called once, under the outlet's lock.
+        open_socket: opens the socket; called under the outlet's lock.
         attendant: sends later what cannot be sent at once.
     """
 
@@ -42,78 +54,159 @@ class Outlet:
         self.config = config
         self._open_socket = open_socket
         self._attendant = attendant
-        self._backlog = config.backlog
-        self._queue: deque[Frames] = deque()
+        self._capacity = config.backlog
+        self._reset()
+
+    def _reset(self) -> None:
+        self._backlog = Backlog(self._capacity)
+        self._queue = self._backlog.queue
+        self._waiting = self._backlog.waiting
         self._lock = threading.Lock()
-        self._room = threading.Event()
+        self._lent: object | None = None
         self._socket: LeanSocket | None = None
+        self._ready: LeanSocket | None = None  # the socket, while it may be used without looking any further
+        self._descriptor: int | None = None
         self._holding_until = 0.0
+        self._freed_at = -FOREVER
         self._closed = False
-        self._lent = False
         self._sent = 0
         self._refused = 0
         self._overruns = 0
 
-    def send(self, frames: Frames) -> None:
+    def send(self, frames: Frames, *, waited: bool = False) -> None:
         """Send a message, or queue it in its place; in the order of the calls of each thread.
 
         A full queue is waited for. After ``config.send_timeout`` seconds PUB goes on without the subscribers
         that are too slow, as PUB does by nature; PUSH, which loses nothing, refuses the message.
 
+        Args:
+            frames: the message.
+            waited: whether the caller has waited for room, if there was none.
+
         Raises:
             NotSent: the queue of a PUSH stayed full.
+            EndpointBusy: the endpoint to bind is taken.
             PoolClosed: the pool is stopped.
         """
-        if not frames:  # refused here, too: it would fail the call of whoever sends what is queued
-            raise TypeError("a message has at least one frame")
+        if not frames:
+            _refuse(frames)
         for frame in frames:
-            if frame.__class__ is not bytes:  # refused here, for another thread may be the one that sends it
-                raise TypeError(f"a frame must be bytes, not {type(frame).__name__}")
-        queue = self._queue
-        if len(queue) >= self._backlog:
+            if frame.__class__ is not bytes:
+                _refuse(frames)
+        queue, lock = self._queue, self._lock
+        if len(queue) >= self._capacity and not waited:
             self._wait_for_room()
-        queue.append(frames)
-        lock = self._lock
-        # Looked at again after the release: one who appended in between found the lock taken and went away.
-        while queue and lock.acquire(False):
-            try:
-                all_sent = self._drain()
-            finally:
-                lock.release()
-            if not all_sent:
+        try:
+            queue.append(frames)
+            # Looked at again after the release: one who appended in between found the lock taken and went away.
+            while queue:
+                if lock.locked() or self._lent is not None:
+                    if self._closed and self._backlog.withdraw(frames):
+                        raise PoolClosed("zmq")
+                    return
+                with lock:
+                    try:
+                        all_sent = self._drain()
+                    except Exception:
+                        if self._backlog.withdraw(frames):
+                            raise
+                        all_sent = False  # this one is on its way; it was another one that failed
+                if not all_sent:
+                    self._attendant.nudge(self)
+                    return
+        except BaseException:
+            if queue:  # with messages of others, who have gone away
                 self._attendant.nudge(self)
-                return
+            raise
+
+    async def send_async(self, frames: Frames) -> None:
+        """Do what ``send`` does without blocking the event loop."""
+        if len(self._queue) >= self._capacity:
+            await self._wait_for_room_async()
+        self.send(frames, waited=True)
 
     def _drain(self) -> bool:
-        """Send what is queued, with the lock held. Returns ``False`` if something had to stay."""
-        if self._closed:
-            raise PoolClosed("zmq")
-        socket = self._socket or self._open()
-        if self._holding_until and not self._may_begin(socket):
-            return False
+        """Send what is queued, with the lock held. Returns ``False`` if something had to stay for the attendant."""
+        socket = self._ready or self._prepare()
+        if socket is None:
+            return self._lent is not None  # then the lease's end sees to it
         queue = self._queue
-        take = queue.popleft
         sent = 0
         try:
             while queue:
-                frames = take()
-                try:
-                    if len(frames) == 1:
+                frames = queue[0]
+                if len(frames) == 1:
+                    try:
                         raw_send(socket, frames[0], NOBLOCK)
-                    else:
-                        _send_all(socket, frames)
-                except zmq.Again:
-                    queue.appendleft(frames)
-                    return False
+                    except Exception:
+                        raise
+                    except BaseException:  # an interrupt, which mostly shows after the send: no message goes out twice
+                        queue.popleft()
+                        raise
+                    queue.popleft()
+                else:
+                    self._send_parts(socket, frames)
+                    queue.popleft()
                 sent += 1
+        except zmq.Again:
+            return False
         finally:
             self._sent += sent
+            if self._waiting:
+                self._backlog.call_waiting()
         return True
 
-    def _open(self) -> LeanSocket:
-        self._socket = socket = self._open_socket()
+    def _send_parts(self, socket: LeanSocket, frames: Frames) -> None:
+        """Send a message of several frames, or raise ``zmq.Again`` with nothing of it sent.
+
+        A frame after the first is refused if the peer goes away in between. libzmq then takes the first ones back, and
+        drops what follows up to the last frame (``lb_t::sendpipe``).
+        """
+        *front, last = frames
+        begun = 0
+        try:
+            for frame in front:
+                begun += 1
+                raw_send(socket, frame, NOBLOCK_SNDMORE)
+            begun += 1
+            raw_send(socket, last, NOBLOCK)
+        except zmq.Again:
+            if 1 < begun < len(frames):
+                raw_send(socket, last, NOBLOCK)  # ends what libzmq drops; the message is sent again as a whole
+            raise
+        except BaseException as error:
+            if begun == len(frames) and not isinstance(error, Exception):
+                self._queue.popleft()  # as with a single frame
+            if begun:
+                self._close_socket()  # which takes half a message back: the next one would become a part of it
+            raise
+
+    def _prepare(self) -> LeanSocket | None:
+        """Return the socket, open; or ``None`` while it may not be used."""
+        if self._closed:
+            raise PoolClosed("zmq")
+        if self._lent is not None:
+            return None
+        socket = self._socket or self._open()
+        if socket is None or (self._holding_until and not self._may_begin(socket)):
+            return None
+        self._ready = socket
+        return socket
+
+    def _open(self) -> LeanSocket | None:
+        """Open the socket. Returns ``None`` while the one before may still have the endpoint."""
         if self.config.socket_type is SocketType.PUB:
             self._holding_until = time.monotonic() + self.config.subscriber_wait
+        try:
+            self._socket = socket = self._open_socket()
+        except EndpointBusy:
+            if time.monotonic() >= self._freed_at + _REBIND_WITHIN:
+                raise
+            return None
+        except BaseException:
+            self._freed_at = time.monotonic()
+            raise
+        self._descriptor = int(socket.get(zmq.FD))
         return socket
 
     def _may_begin(self, socket: LeanSocket) -> bool:
@@ -123,141 +216,167 @@ class Outlet:
         self._holding_until = 0.0
         return True
 
+    # A full queue
+
     def _wait_for_room(self) -> None:
         """Block until the queue has room: the back-pressure that keeps a fast sender from filling the memory."""
         deadline = time.monotonic() + self.config.send_timeout
-        while len(self._queue) >= self._backlog:
-            if self._closed:
-                raise PoolClosed("zmq")
-            # Whoever has the lock is sending; after that it is this thread's turn to make room.
-            if self._lock.acquire(timeout=max(0.0, min(_TURN, deadline - time.monotonic()))):
-                try:
-                    if self._drain():
-                        return
-                finally:
-                    self._lock.release()
+        while self._crowded():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._give_up()
+                return
+            self._backlog.wait(min(left, _LOOK_EVERY))
+
+    async def _wait_for_room_async(self) -> None:
+        deadline = time.monotonic() + self.config.send_timeout
+        while self._crowded():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._give_up()
+                return
+            await self._backlog.wait_async(min(left, _LOOK_EVERY))
+
+    def _crowded(self) -> bool:
+        """Say whether the queue is full, also after an attempt to send."""
+        if self._closed:
+            raise PoolClosed("zmq")
+        if self._lent is None and not self._lock.locked():
+            with self._lock:
+                all_sent = self._drain()
+            if not all_sent:
                 self._attendant.nudge(self)
-                self._room.clear()
-                self._room.wait(_TURN)
-            if time.monotonic() >= deadline and len(self._queue) >= self._backlog:
-                if self.config.socket_type is SocketType.PUB:
-                    self._overrun()
-                    return
-                self._refused += 1
-                raise NotSent(
-                    f"{self.config.label}: {len(self._queue)} messages are queued and none could be sent for "
-                    f"{self.config.send_timeout:g} s. This one was not queued; sending it again is safe"
-                )
+        return self._backlog.full
+
+    def _give_up(self) -> None:
+        """Have the queue accept one more message, or raise."""
+        if self.config.socket_type is SocketType.PUB:
+            self._overrun()
+            return
+        self._refused += 1
+        why = self._socket.__dict__["diagnose"]() if self._socket is not None else ""
+        raise NotSent(
+            f"{self.config.label}: {len(self._queue)} messages are queued and none could be sent for "
+            f"{self.config.send_timeout:g} s{why and f' ({why})'}. This one was not queued; sending it again is safe"
+        )
 
     def _overrun(self) -> None:
         """Send all that is queued past the subscribers that are too slow: they miss it, the others do not.
 
         While the socket is leased nothing can be sent, and the oldest message makes room.
         """
-        if not self._lock.acquire(False):
-            # A lessee has the socket, perhaps a task of the very thread that is to wait here.
-            with contextlib.suppress(IndexError):
-                self._queue.popleft()
+        if self._lock.locked():
+            return  # whoever sends makes room
+        with self._lock:
+            socket = self._socket
+            if self._lent is not None:
+                if self._backlog.full:
+                    self._queue.popleft()
+                    self._overruns += 1
+            elif socket is not None and not self._closed:
                 self._overruns += 1
-            return
-        try:
-            if self._socket is not None and not self._closed:
-                self._overruns += 1
-                raw_set(self._socket, zmq.XPUB_NODROP, 0)
-                self._drain()
-                raw_set(self._socket, zmq.XPUB_NODROP, 1)
-        finally:
-            self._lock.release()
+                try:
+                    raw_set(socket, zmq.XPUB_NODROP, 0)
+                    self._drain()
+                finally:
+                    if not socket.closed:
+                        raw_set(socket, zmq.XPUB_NODROP, 1)
 
     # The attendant's part
 
     def descriptor(self) -> int | None:
         """Return the socket's descriptor, unless a lessee has the socket."""
-        socket = self._socket
-        if socket is None or self._lock.locked():
-            return None
-        return int(socket.get(zmq.FD))
+        return self._descriptor if self._lent is None else None
 
     def attend(self) -> bool:
-        """Send what is queued. Returns whether all of it was sent."""
-        if not self._queue:
-            return True
-        if not self._lock.acquire(False):
-            return False
-        try:
-            return self._closed or self._drain()
-        finally:
-            self._lock.release()
-            self._room.set()
+        """Send what is queued. Returns ``False`` if something has to be tried again."""
+        while self._queue and self._lent is None and not self._closed and not self._lock.locked():
+            with self._lock:
+                if not self._closed and not self._drain():
+                    return False
+        return True
 
     def sweep(self) -> None:
         """Read the subscriptions that came and went: an XPUB keeps them all until they are read."""
-        if self._socket is None or not self._lock.acquire(False):
-            return
-        try:
-            with contextlib.suppress(zmq.Again):
-                while self._socket is not None and self._socket.type == zmq.XPUB:
+        if self._lent is None and not self._lock.locked():
+            with self._lock, contextlib.suppress(zmq.Again):
+                while self._lent is None and self._socket is not None and self._socket.type == zmq.XPUB:
                     raw_recv(self._socket, NOBLOCK)
-        finally:
-            self._lock.release()
         if self._queue:
             self._attendant.nudge(self)
 
     # Leases
 
-    def lend(self, seconds: float) -> LeanSocket:
+    def lend(self, lessee: object, seconds: float) -> LeanSocket:
         """Return the socket for exclusive use until ``take_back``, after what is queued was sent.
 
         Args:
+            lessee: who leases it. Leases exclude each other before they come here.
             seconds: how long to wait for the first subscriber and for what is queued.
+
+        Raises:
+            EndpointBusy: the endpoint to bind is taken.
+            PoolClosed: the pool is stopped.
         """
-        self._lock.acquire()
-        try:
-            deadline = time.monotonic() + seconds
-            while not self._drain() and time.monotonic() < deadline:
-                assert self._socket is not None
-                self._socket.poll(_PATIENCE_MS, self._awaited())
-            assert self._socket is not None
-            self._lent = True
-            return self._socket
-        except BaseException:
-            self._lock.release()
-            raise
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                socket = self._lend_if_ready(lessee, deadline)
+                if socket is not None:
+                    return socket
+                self._wait_a_moment()
 
-    async def lend_async(self, seconds: float) -> LeanSocket:
+    async def lend_async(self, lessee: object, seconds: float) -> LeanSocket:
         """Do what ``lend`` does without blocking the event loop."""
-        # Held by others only for as long as sending without waiting takes: leases exclude each other before.
-        self._lock.acquire()
-        try:
-            deadline = time.monotonic() + seconds
-            while not self._drain() and time.monotonic() < deadline:  # noqa: ASYNC110 - the event is libzmq's
-                await asyncio.sleep(_PATIENCE_MS / 1000)
-            assert self._socket is not None
-            self._lent = True
-            return self._socket
-        except BaseException:
-            self._lock.release()
-            raise
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._lock:  # others hold it for as long as sending without waiting takes
+                socket = self._lend_if_ready(lessee, deadline)
+            if socket is not None:
+                return socket
+            await asyncio.sleep(_PATIENCE)
 
-    def _awaited(self) -> int:
-        return int(zmq.POLLIN if self._holding_until else zmq.POLLOUT)
+    def _lend_if_ready(self, lessee: object, deadline: float) -> LeanSocket | None:
+        if not self._drain() and time.monotonic() < deadline:
+            return None
+        if self._socket is not None:
+            self._ready = None
+            self._lent = lessee
+        return self._socket
 
-    def take_back(self, *, healthy: bool) -> None:
-        """End a lease; a socket that is not healthy is closed, and the next message opens another."""
-        self._lent = False
-        socket = self._socket
-        if socket is not None and (self._closed or not (socket.reusable() and healthy)):
-            self._socket = None
-            socket.close()
-        self._lock.release()
+    def _wait_a_moment(self) -> None:
+        """Wait, with the lock held, until sending may get on."""
+        if self._socket is None:
+            time.sleep(_PATIENCE)
+        else:
+            self._socket.poll(int(1000 * _PATIENCE), zmq.POLLIN if self._holding_until else zmq.POLLOUT)
+
+    def take_back(self, lessee: object, *, healthy: bool) -> None:
+        """End the lease of ``lessee``, if it is that one which is out.
+
+        A socket that is not healthy is closed, and the next message opens another.
+        """
+        if self._lent is not lessee:
+            return
+        with self._lock:
+            socket = self._socket
+            if socket is not None and (self._closed or not (socket.reusable() and healthy)):
+                self._close_socket()
+            self._lent = None
         if self._queue:
             self._attendant.nudge(self)
 
     def forsake(self) -> None:
-        """End a lease that was lost. Its socket is left to whoever may still use it, and closes with them."""
-        if self._lent:
-            self._socket = None
-            self.take_back(healthy=False)
+        """End a lease that was lost. Its socket is left to whoever may still use it, and closes with them.
+
+        Takes no lock: while the socket is lent, nobody else touches it.
+        """
+        if self._lent is not None:
+            self._freed_at = time.monotonic()
+            self._socket = self._descriptor = None
+            self._lent = None
+        if self._queue:
+            self._attendant.nudge(self)
 
     # Life
 
@@ -267,24 +386,39 @@ class Outlet:
         Returns:
             how many messages had to be dropped.
         """
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            self._closed = True  # the lessee, who still has the socket, closes it at the return
-            return len(self._queue)
         try:
-            while self._queue and not self._drain() and time.monotonic() < deadline:
-                assert self._socket is not None
-                self._socket.poll(_PATIENCE_MS, self._awaited())
+            self._send_until(deadline)
+        except (PoolError, zmq.ZMQError) as error:
+            log.warning("%s: what is queued cannot be sent: %s", self.config.label, error)
+        with self._lock:
             self._closed = True
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            if self._lent is None:  # else the lessee closes it at the return
+                self._close_socket()
             dropped = len(self._queue)
             self._queue.clear()
-            return dropped
-        finally:
-            self._lock.release()
-            self._attendant.unwatch(self)
-            self._room.set()
+        self._attendant.unwatch(self)
+        self._backlog.call_waiting()
+        return dropped
+
+    def _send_until(self, deadline: float) -> None:
+        while self._queue and self._lent is None:
+            with self._lock:
+                if not self._drain():
+                    if time.monotonic() >= deadline:
+                        return
+                    self._wait_a_moment()
+
+    def _close_socket(self) -> None:
+        self._freed_at = time.monotonic()
+        socket, self._socket, self._ready, self._descriptor = self._socket, None, None, None
+        if socket is not None:
+            socket.close()
+
+    def forget_after_fork(self) -> None:
+        """Start empty in a child process: socket and queue are the parent's, which sends what it has queued."""
+        if self._socket is not None:
+            disinherit(self._socket)
+        self._reset()
 
     @property
     def is_open(self) -> bool:
@@ -296,20 +430,9 @@ class Outlet:
         return {"sent": self._sent, "queued": len(self._queue), "refused": self._refused, "overruns": self._overruns}
 
 
-def _send_all(socket: LeanSocket, frames: Frames) -> None:
-    """Send a message of several frames, or raise ``zmq.Again`` with nothing of it sent.
-
-    A frame after the first is refused if the peer goes away in between. libzmq then takes the first ones back, and
-    drops what follows up to the last frame (``lb_t::sendpipe``).
-    """
-    *front, last = frames
-    begun = False
-    for frame in front:
-        try:
-            raw_send(socket, frame, NOBLOCK_SNDMORE)
-        except zmq.Again:
-            if begun:
-                raw_send(socket, last, NOBLOCK)  # ends what libzmq drops; the message is sent again as a whole
-            raise
-        begun = True
-    raw_send(socket, last, NOBLOCK)
+def _refuse(frames: Frames) -> NoReturn:
+    """Raise what is wrong with a message, in the call that gives it: another thread may be the one that sends it."""
+    for frame in frames:
+        if frame.__class__ is not bytes:
+            raise TypeError(f"a frame must be bytes, not {type(frame).__name__}")
+    raise TypeError("a message has at least one frame")

@@ -9,12 +9,12 @@ from app.pools.core.entries import Entry
 from app.pools.errors import ForeignThread
 from app.pools.zmq_pool.sockets import LeanSocket
 
-# All but `close`, which the pool calls in whichever thread stops it.
-_USES = frozenset({
+USES = frozenset({
     "bind", "connect", "disconnect", "get", "getsockopt", "poll", "recv", "recv_into", "recv_json", "recv_multipart",
     "recv_pyobj", "recv_serialized", "recv_string", "send", "send_json", "send_multipart", "send_pyobj",
     "send_serialized", "send_string", "set", "setsockopt", "subscribe", "unbind", "unsubscribe",
 })  # fmt: skip
+"""What a lessee does with a socket; all but ``close``, which the pool calls in whichever thread stops it."""
 
 
 class _OwnerChecked(LeanSocket):
@@ -25,7 +25,7 @@ class _OwnerChecked(LeanSocket):
         self.__dict__["owner"] = threading.current_thread()  # it opens the socket to lease it
 
     def __getattribute__(self, name: str) -> Any:
-        if name in _USES:
+        if name in USES:
             owner = super().__getattribute__("__dict__").get("owner")
             if owner is not None and owner is not threading.current_thread():
                 raise ForeignThread(self.config.label, owner.name, threading.current_thread().name)

@@ -23,13 +23,14 @@ from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import LeaseLeaked, NoReply, NotSent, UnexpectedReply
 from app.pools.pool import Health
+from app.pools.zmq_pool.backlog import Frames
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.leases import Lease, OutletLease, SharedLease
 from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.opening import open_dealer
-from app.pools.zmq_pool.outlet import Frames, Outlet
+from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.pipeline import pipeline
 from app.pools.zmq_pool.sentinel import Sentinels
 
