@@ -77,14 +77,20 @@ class Publisher:
             raise TypeError(f"a publisher needs a PUB or PUSH configuration, not {config.label}")
         self.pool = pool
         self.config = config
-        self._send = pool.publish if config.socket_type is SocketType.PUB else pool.push
+        publishes = config.socket_type is SocketType.PUB
+        self._send = pool.publish if publishes else pool.push
+        self._send_async = pool.publish_async if publishes else pool.push_async
 
     def __repr__(self) -> str:
         return f"<Publisher {self.config.label}>"
 
     def publish(self, *frames: bytes) -> None:
-        """Send ``frames`` as one message, without waiting; as ``ZMQPool.publish``."""
+        """Send ``frames`` as one message; as ``ZMQPool.publish`` or ``push``."""
         self._send(self.config, *frames)
+
+    async def publish_async(self, *frames: bytes) -> None:
+        """Send ``frames`` as one message, as ``ZMQPool.publish_async``: a full queue does not block the event loop."""
+        await self._send_async(self.config, *frames)
 
     def send(self, *message: Any, topic: str | None = None) -> None:
         """Send ``message`` as JSON, behind its topic if there is one.
@@ -92,15 +98,20 @@ class Publisher:
         ``send(message)`` sends one frame; ``send(topic, message)`` and ``send(message, topic=topic)`` send two,
         the topic first, which is what a SUB's ``topics`` are compared with.
         """
-        match message:
-            case (body,) if not isinstance(body, str):
-                pass
-            case (str(topic), body):
-                pass
-            case _:
-                raise TypeError("send takes a message, or a topic and a message")
-        encoded = orjson.dumps(body)
-        if topic is None:
-            self._send(self.config, encoded)
-        else:
-            self._send(self.config, topic.encode(), encoded)
+        self._send(self.config, *_encoded(message, topic))
+
+    async def send_async(self, *message: Any, topic: str | None = None) -> None:
+        """Do what ``send`` does without blocking the event loop where the queue is full."""
+        await self._send_async(self.config, *_encoded(message, topic))
+
+
+def _encoded(message: tuple[Any, ...], topic: str | None) -> tuple[bytes, ...]:
+    match message:
+        case (body,) if not isinstance(body, str):
+            pass
+        case (str(topic), body):
+            pass
+        case _:
+            raise TypeError("send takes a message, or a topic and a message")
+    encoded = orjson.dumps(body)
+    return (encoded,) if topic is None else (topic.encode(), encoded)

@@ -234,12 +234,16 @@ class ZMQPool(ManagedPool):
     # Publishing
 
     def publish(self, config: SocketConfig, *frames: bytes) -> None:
-        """Publish a message on the configuration's one PUB, from any thread or coroutine.
+        """Publish a message on the configuration's one PUB, from any thread; ``publish_async`` is for coroutines.
 
         Does not wait, unless ``config.backlog`` messages are queued already; then for ``config.send_timeout``
         seconds at most, after which subscribers that are too slow miss messages. Until the first subscriber is
         there, at most ``config.subscriber_wait`` seconds, messages are kept; after that PUB drops what nobody
-        has subscribed to.
+        has subscribed to. Leases nothing, so it goes on while the pool is paused.
+
+        Raises:
+            EndpointBusy: the endpoint to bind is taken. The message is not sent later.
+            PoolClosed: the pool is stopped.
         """
         known = self._publish  # taken first: what a stop closes meanwhile must not be known to the next start
         try:
@@ -254,7 +258,8 @@ class ZMQPool(ManagedPool):
         Messages are kept, up to ``config.backlog``, while no peer is connected or all their queues are full.
 
         Raises:
-            NotSent: the queue stayed full for ``config.send_timeout`` seconds.
+            NotSent: the queue stayed full for ``config.send_timeout`` seconds. The message is not sent later.
+            EndpointBusy, PoolClosed: as ``publish``.
         """
         known = self._push  # taken first: what a stop closes meanwhile must not be known to the next start
         try:
@@ -262,6 +267,14 @@ class ZMQPool(ManagedPool):
         except KeyError:
             send = known[config] = self._outlet(config, SocketType.PUSH).send
         send(frames)
+
+    async def publish_async(self, config: SocketConfig, *frames: bytes) -> None:
+        """Do what ``publish`` does without blocking the event loop where the queue is full."""
+        await self._outlet(config, SocketType.PUB).send_async(frames)
+
+    async def push_async(self, config: SocketConfig, *frames: bytes) -> None:
+        """Do what ``push`` does without blocking the event loop where the queue is full."""
+        await self._outlet(config, SocketType.PUSH).send_async(frames)
 
     def _outlet(self, config: SocketConfig, kind: SocketType) -> Outlet:
         _expect(config, kind)

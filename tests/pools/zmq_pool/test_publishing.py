@@ -1,14 +1,17 @@
 """Publishing and pushing: nothing lost at the beginning, nothing reordered, and back-pressure."""
 
+import asyncio
+import itertools
 import threading
 
 import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import NotSent
+from app.pools.errors import NotSent, PoolTimeout
 from app.pools.zmq_pool import Publisher, SocketConfig, SocketType, ZMQPool
-from tests.support.waiting import eventually
+from app.pools.zmq_pool.backend import raw_send
+from tests.support.waiting import eventually, eventually_async
 
 
 @pytest.fixture
@@ -129,6 +132,61 @@ def test_a_full_queue_is_back_pressure(pool, free_endpoint):
     pool.stop(timeout=0.1)
 
 
+async def test_a_full_queue_does_not_hold_up_the_event_loop(pool, free_endpoint):
+    """`push_async` waits for room while other tasks run; each task's messages keep their order, and none is lost."""
+    config = SocketConfig(SocketType.PUSH, free_endpoint, backlog=5, send_timeout=30)
+
+    async def push(name):
+        for n in range(20):
+            await pool.push_async(config, b"%d" % name, b"%d" % n)
+
+    pushing = [asyncio.create_task(push(name)) for name in range(10)]
+    await eventually_async(lambda: pool.get_stats()["pools"].get(config.label, {}).get("queued") == 5)
+    async with pool.socket(SocketConfig(SocketType.PULL, free_endpoint, bind=True, receive_timeout=10)) as pull:
+        seen = dict.fromkeys(range(10), -1)
+        for _ in range(200):
+            name, n = map(int, await pull.recv_multipart())
+            assert seen[name] + 1 == n
+            seen[name] = n
+    await asyncio.gather(*pushing)
+
+
+async def test_a_push_that_waits_can_be_cancelled_and_has_an_end(pool, free_endpoint):
+    """A cancelled `push_async` leaves no message; one that finds no room within `send_timeout` is NotSent."""
+    config = SocketConfig(SocketType.PUSH, free_endpoint, backlog=1, send_timeout=0.3, linger=0.01)
+    await pool.push_async(config, b"queued")
+    with pytest.raises(TimeoutError) as cancelled:
+        async with asyncio.timeout(0.05):
+            await pool.push_async(config, b"cancelled")
+    assert not isinstance(cancelled.value, NotSent)
+    with pytest.raises(NotSent, match="sending it again is safe"):
+        await pool.push_async(config, b"refused")
+    assert 1 == pool.get_stats()["pools"][config.label]["queued"]
+    await pool.stop_async(0.1)
+
+
+async def test_publish_async_goes_on_without_a_slow_subscriber(pool, free_endpoint):
+    """Where PUB finds no room within `send_timeout`, `publish_async` returns, as `publish` does."""
+    config = SocketConfig(SocketType.PUB, free_endpoint, bind=True, backlog=5, send_timeout=0.05, subscriber_wait=0)
+    async with pool.socket(config):
+        for _ in range(7):
+            await pool.publish_async(config, b"x")
+        figures = pool.get_stats()["pools"][config.label]
+        assert (5, 2) == (figures["queued"], figures["overruns"])
+
+
+def test_publishing_goes_on_while_the_pool_is_paused(pool, listen):
+    """`pause` holds back leases; a push, which needs none, is sent."""
+    pull, endpoint = listen(zmq.PULL)
+    config = SocketConfig(SocketType.PUSH, endpoint)
+    pool.pause()
+    pool.push(config, b"meanwhile")
+    assert b"meanwhile" == pull.recv()
+    with pytest.raises(PoolTimeout), pool.socket(config, timeout=0.01):
+        pass
+    pool.resume()
+
+
 def test_a_lease_of_the_publishing_socket_excludes_the_others(pool, listen):
     """While the one PUSH is leased, others' messages queue; they follow after the lease."""
     pull, endpoint = listen(zmq.PULL)
@@ -146,8 +204,11 @@ async def test_a_publisher_sends_json_behind_its_topic(pool, listen):
     publisher = Publisher(pool, SocketConfig(SocketType.PUB, endpoint, subscriber_wait=10))
     publisher.send("news", {"n": 1})
     publisher.send({"n": 2}, topic="news")
-    publisher.send({"n": 3})
-    assert [[b"news", b'{"n":1}'], [b"news", b'{"n":2}'], [b'{"n":3}']] == [sub.recv_multipart() for _ in range(3)]
+    await publisher.send_async("news", {"n": 3})
+    await publisher.publish_async(b"raw")
+    publisher.send({"n": 4})
+    numbered = [[b"news", b'{"n":%d}' % n] for n in (1, 2, 3)]
+    assert [*numbered, [b"raw"], [b'{"n":4}']] == [sub.recv_multipart() for _ in range(5)]
 
 
 def test_stopping_delivers_what_is_queued(pool, listen):
