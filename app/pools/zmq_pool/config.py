@@ -72,7 +72,8 @@ class SocketConfig:
         linger: seconds for which a closed socket still tries to deliver; 0 for REQ, whose requests nobody
             waits for any more, and 2 for the others.
         max_connections: sockets of this configuration, at most; by default ``ZMQ_POOL_MAX_CONNECTIONS``.
-        backlog: messages that PUB and PUSH keep while they cannot be sent, before publishing waits.
+        backlog: messages that PUB and PUSH keep while they cannot be sent, before publishing waits; for REQ, requests
+            of ``request_async`` that wait to be sent, before the next one is ``NotSent``.
         subscriber_wait: seconds for which a new PUB keeps its messages until the first subscriber is there.
         multiplexed: whether asyncio requests share a connection. That needs a server that returns the envelope,
             as REP and brokers do, and a ROUTER that does not count on exactly one frame before the empty one;

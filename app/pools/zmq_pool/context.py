@@ -10,12 +10,14 @@ import logging
 import resource
 import threading
 import time
+from typing import Any
 
 import zmq
 
 from app.pools.core import forks
 from app.pools.errors import PoolClosed
 from app.pools.zmq_pool.attendant import attendant
+from app.pools.zmq_pool.curve import CurveServer
 from app.pools.zmq_pool.zap import Authenticator
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,11 @@ class SharedContext:
                 attendant.watch(self._authenticator)
             return self._authenticator
 
+    def admissions(self, server: CurveServer) -> dict[str, Any]:
+        """Return whom the binds of ``server`` let in; nothing before one has been bound."""
+        authenticator = self._authenticator
+        return {} if authenticator is None else authenticator.figures(server)
+
     def forget_after_fork(self) -> None:
         """Leave the parent's context alone: its threads are not in this process, and closing it would hang."""
         forks.bury(self._context, self._authenticator)
@@ -92,7 +99,7 @@ def _make() -> zmq.Context[zmq.Socket[bytes]]:
 def socket_limit() -> int:
     """Return how many sockets the process may open, judging by its limit of file descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # A connected socket takes two descriptors; the other half is for everything else the process does.
+    # A connected socket takes two descriptors; the other third is for everything else the process does.
     return 65_535 if soft == resource.RLIM_INFINITY else min(65_535, max(256, soft // 3))
 
 

@@ -228,6 +228,8 @@ class Desk:
             figures["total"] = int(self.outlet.is_open)
         if self._sentinel is not None:
             figures.update(self._sentinel.figures())
+        if isinstance(self.config.curve, CurveServer):
+            figures.update(shared_context.admissions(self.config.curve))
         return figures
 
     def forget_after_fork(self) -> None:

@@ -69,6 +69,34 @@ class AllowList:
         return keys
 
 
+class _Door:
+    """The entrance to the binds of one ZAP domain: who may come in, and who came.
+
+    Args:
+        allowed: the list to ask; without one whoever proves a key may come in.
+    """
+
+    def __init__(self, allowed: AllowList | None) -> None:
+        self._allowed = allowed
+        self._admitted = 0
+        self._denied = 0
+        self._last_denied = ""
+
+    def admits(self, key: str, claim: str) -> bool:
+        """Decide about a client that has proven ``key``, and count it; ``claim`` names it in the statistics."""
+        admitted = bool(key) and (self._allowed is None or key in self._allowed)
+        if admitted:
+            self._admitted += 1
+        else:
+            self._denied += 1
+            self._last_denied = claim
+        return admitted
+
+    def figures(self) -> dict[str, Any]:
+        """Return how many connections were admitted and denied, and the last that was denied."""
+        return {"admitted": self._admitted, "denied": self._denied, "last_denied": self._last_denied}
+
+
 class Authenticator:
     """Answers libzmq's question, for each new CURVE connection, whether to admit it. The attendant serves it.
 
@@ -80,15 +108,17 @@ class Authenticator:
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
         self._socket.bind(_ENDPOINT)
-        self._lists: dict[str, AllowList | None] = {}
-        self.admitted = 0
-        self.denied = 0
-        self.last_denied = ""
+        self._doors: dict[str, _Door] = {}
 
     def serve(self, server: CurveServer) -> None:
         """Answer for the binds of ``server`` from now on. Raises ``ConfigError`` if its list cannot be read."""
-        if server.domain not in self._lists:
-            self._lists[server.domain] = None if server.allowed is None else AllowList(Path(server.allowed))
+        if server.domain not in self._doors:
+            self._doors[server.domain] = _Door(None if server.allowed is None else AllowList(Path(server.allowed)))
+
+    def figures(self, server: CurveServer) -> dict[str, Any]:
+        """Return whom the binds of ``server``, and of others with the same list, let in."""
+        door = self._doors.get(server.domain)
+        return {} if door is None else door.figures()
 
     def descriptor(self) -> int | None:
         """Return what to wait for."""
@@ -99,23 +129,15 @@ class Authenticator:
         while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             version, question, domain, address, _, mechanism, *credentials = self._socket.recv_multipart()
             key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
-            admitted = self._admits(domain.decode(), key)
-            if admitted:
-                self.admitted += 1
+            claim = f"{key or mechanism.decode()} from {address.decode()}"
+            door = self._doors.get(domain.decode())
+            if door is not None and door.admits(key, claim):
                 status = [b"200", b"OK", key.encode(), b""]
             else:
-                self.denied += 1
-                self.last_denied = f"{key or mechanism.decode()} from {address.decode()}"
-                log.warning("%s was refused: it is not on the allow-list of %s", self.last_denied, domain.decode())
+                log.warning("%s was refused: it is not on the allow-list of %s", claim, domain.decode())
                 status = [b"400", b"not on the allow-list", b"", b""]
             self._socket.send_multipart([version, question, *status])
         return True
-
-    def _admits(self, domain: str, key: str) -> bool:
-        if not key:
-            return False
-        allowed = self._lists.get(domain)
-        return domain in self._lists if allowed is None else key in allowed
 
     def close(self) -> None:
         """Close the socket. Called by the attendant, whose socket it is."""

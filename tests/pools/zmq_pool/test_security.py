@@ -94,6 +94,40 @@ def test_an_allow_list_admits_and_is_read_again(served, free_endpoint, tmp_path)
     assert b"welcome" == ask(STRANGER, send_timeout=10)
 
 
+def test_a_server_counts_whom_it_lets_in(pool, served, free_endpoint, tmp_path):
+    """The statistics of an encrypted bind say how many connections were admitted and denied, and who was last."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"{CLIENT.public}\n")
+    ask = served(free_endpoint, CurveServer(SERVER, allowed=allowed))
+    assert b"welcome" == ask(CLIENT, send_timeout=10)
+    figures = pool.get_stats()["pools"][f"REP {free_endpoint} (bound)"]
+    assert figures["admitted"] >= 1
+    assert (0, "") == (figures["denied"], figures["last_denied"])
+    with pytest.raises(NotSent):
+        ask(STRANGER)
+    figures = pool.get_stats()["pools"][f"REP {free_endpoint} (bound)"]
+    assert figures["denied"] >= 1
+    assert f"{STRANGER.public} from 127.0.0.1" == figures["last_denied"]
+
+
+@pytest.mark.parametrize("keys", [(SERVER.public, STRANGER), (STRANGER.public, CLIENT)])
+def test_a_push_that_is_refused_says_why(pool, free_endpoint, tmp_path, keys):
+    """A PUSH with a wrong server key, or not on the list, fails with the handshake's failure once its queue is full."""
+    CLIENT.write(tmp_path, "client")
+    served = SocketConfig(SocketType.PULL, free_endpoint, bind=True, curve=CurveServer(SERVER, allowed=tmp_path))
+    config = SocketConfig(
+        SocketType.PUSH, free_endpoint, curve=CurveClient(*keys), backlog=1, send_timeout=0.5, linger=0.01
+    )
+    with pool.socket(served):
+        pool.push(config, b"queued")
+        eventually(lambda: pool.health()["endpoints"][free_endpoint] is False)
+        with pytest.raises(NotSent, match=r"handshake failed.*sending it again is safe"):
+            pool.push(config, b"refused")
+        with pytest.raises(NotSent, match="handshake failed"), pool.socket(config) as socket:
+            socket.send(b"refused")
+    pool.stop(0.1)
+
+
 def test_an_allow_list_may_be_one_file(served, free_endpoint, tmp_path):
     """A file with a key a line and comments is an allow-list as well; emptied, it admits nobody new."""
     allowed = tmp_path / "allowed"
