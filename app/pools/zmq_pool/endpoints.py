@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,25 @@ def make_private(folder: Path) -> None:
         raise ConfigError(
             f"the folder {str(folder)!r} is open to other users, who could take over sockets in it: "
             f"chmod 700 it, or use another"
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that other users cannot put a socket of theirs in the place of one in ``folder``, made if need be.
+
+    Those of its group can, if it lets them write: who gives a folder to a group trusts its members.
+
+    Raises:
+        ConfigError: every user may write to it, and its sticky bit does not keep what is there from the others.
+    """
+    if not folder.exists():
+        make_private(folder)
+        return
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise ConfigError(
+            f"every user may write to the folder {str(folder)!r}, and so take over sockets in it: "
+            f"chmod o-w it, or use private_ipc()"
         )
 
 

@@ -14,7 +14,7 @@ from app.pools.zmq_pool.asking import DealerSocket, RequestSocket
 from app.pools.zmq_pool.backend import raw_set
 from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import SocketConfig, SocketType
-from app.pools.zmq_pool.endpoints import make_private
+from app.pools.zmq_pool.endpoints import check_folder
 from app.pools.zmq_pool.owner import owner_checked
 from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
 
@@ -116,8 +116,7 @@ def _connect(socket: LeanSocket, config: SocketConfig) -> None:
 def _bind(socket: LeanSocket, config: SocketConfig) -> None:
     path = _ipc_path(config)
     if path is not None:
-        if not path.parent.exists():
-            make_private(path.parent)
+        check_folder(path.parent)
         socket.__dict__["_claim"] = Claim(path)
     try:
         socket.bind(config.endpoint)

@@ -249,6 +249,27 @@ def test_the_private_ipc_folder_is_for_this_user_alone(pool, tmp_path, monkeypat
         private_ipc("agent")
 
 
+@pytest.mark.parametrize(("mode", "fine"), [(0o777, False), (0o703, False), (0o1777, True), (0o775, True)])
+def test_a_folder_that_every_user_may_write_to_is_not_bound_in(pool, tmp_path, mode, fine):
+    """A socket is bound where others cannot replace it: not in a folder open to all, unless it is sticky."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(mode)
+    lease = pool.socket(SocketConfig(SocketType.PULL, f"ipc://{folder}/agent", bind=True))
+    if fine:
+        with lease:
+            assert 0o600 == (folder / "agent").stat().st_mode & 0o777
+    else:
+        with pytest.raises(ConfigError, match="every user may write"):
+            lease.__enter__()
+
+
+def test_a_folder_that_is_made_for_a_socket_is_private(pool, tmp_path):
+    """A folder that is missing is made, for this user alone."""
+    with pool.socket(SocketConfig(SocketType.PULL, f"ipc://{tmp_path}/new/agent", bind=True)):
+        assert 0o700 == (tmp_path / "new").stat().st_mode & 0o777
+
+
 def test_an_endpoint_that_comes_and_goes_is_seen_without_sending(pool, free_endpoint):
     """`health()` says down, up, down and up again as the server goes and comes, and counts the reconnect."""
     config = SocketConfig(SocketType.REQ, free_endpoint, send_timeout=0.05)
