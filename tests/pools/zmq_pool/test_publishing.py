@@ -81,6 +81,48 @@ async def test_publishing_beside_a_lease_does_not_wait_for_its_end(pool, free_en
         assert (5, 5) == (figures["queued"], figures["overruns"])
 
 
+def test_a_message_whose_peer_dies_between_its_frames_is_whole_or_lost(pool, listen, monkeypatch):
+    """Of a message that the end of its peer interrupts no part arrives alone, and all of it if the pool kept it."""
+    first, endpoint = listen(zmq.PULL)
+    config = SocketConfig(SocketType.PUSH, endpoint)
+    with pool.socket(config) as socket:
+        socket.send(b"warm")
+    assert b"warm" == first.recv()
+    sent = itertools.count(1)
+
+    def send(socket, frame, flags):
+        if next(sent) == 2:
+            failed = socket.get_monitor_socket(zmq.EVENT_CLOSED)  # an attempt to connect again
+            first.close(0)
+            assert failed.poll(10_000)
+            socket.disable_monitor()
+            failed.close(0)
+        return raw_send(socket, frame, flags)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("app.pools.zmq_pool.outlet.raw_send", send)
+        pool.push(config, b"a", b"b", b"c")
+        # libzmq says that it takes nothing, or takes the rest and drops it: which one is a race of its threads.
+        kept = [[b"a", b"b", b"c"]] * pool.get_stats()["pools"][config.label]["queued"]
+    pool.push(config, b"x", b"y", b"z")
+    second = pool.context.socket(zmq.PULL)
+    second.linger, second.rcvtimeo = 0, 10_000
+
+    def bound():
+        try:
+            second.bind(endpoint)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    try:
+        eventually(bound)
+        for expected in (*kept, [b"x", b"y", b"z"]):
+            assert expected == second.recv_multipart()
+    finally:
+        second.close()
+
+
 def test_a_message_without_frames_is_refused(pool, listen):
     """It fails the call that gave it, and not the one of another thread that sends what is queued."""
     _, endpoint = listen(zmq.PULL)
@@ -240,6 +282,47 @@ def test_a_subscriber_that_does_not_read_holds_nobody_up_for_long(pool, listen):
         return pool.get_stats()["pools"][label]["overruns"]
 
     eventually(overrun, seconds=60)
+
+
+def test_a_worker_that_does_not_read_is_back_pressure(pool, listen):
+    """With libzmq's queues and the backlog full, a push to a connected worker is refused; what was accepted arrives."""
+    pull, endpoint = listen(zmq.PULL, rcvhwm=10)
+    config = SocketConfig(
+        SocketType.PUSH, endpoint, backlog=10, send_timeout=0.2, options={"SNDHWM": 10, "SNDBUF": 4096}
+    )
+    padding = b"x" * 20_000
+    serial = itertools.count()
+
+    def push_until_refused():
+        while True:
+            pool.push(config, b"%d" % next(serial), padding)
+
+    with pytest.raises(NotSent, match="10 messages are queued"):
+        push_until_refused()
+    accepted = next(serial) - 1
+    assert pool.health()["endpoints"][endpoint] is True
+    assert 1 == pool.get_stats()["pools"][config.label]["refused"]
+    assert [b"%d" % n for n in range(accepted)] == [pull.recv_multipart()[0] for _ in range(accepted)]
+    pool.push(config, b"again", padding)
+    assert b"again" == pull.recv_multipart()[0]
+
+
+@pytest.mark.parametrize("kind", [SocketType.PUB, SocketType.PUSH])
+def test_what_libzmq_still_has_to_send_at_the_stop_arrives(pool, listen, kind):
+    """A stop closes a PUB or PUSH with time to send what libzmq has accepted, for a peer that reads only afterwards."""
+    sink, endpoint = listen(zmq.SUB if kind is SocketType.PUB else zmq.PULL, rcvhwm=1)
+    config = SocketConfig(kind, endpoint, subscriber_wait=10, linger=30, options={"SNDHWM": 0, "SNDBUF": 4096})
+    other = ZMQPool(ZMQPoolSettings())
+    send = other.publish if kind is SocketType.PUB else other.push
+    padding = b"x" * 30_000
+    send(config, b"0", padding)
+    assert sink.poll(10_000)  # connected, and subscribed
+    for n in range(1, 100):
+        send(config, b"%d" % n, padding)
+    label = config.label
+    eventually(lambda: other.get_stats()["pools"][label]["queued"] == 0)
+    other.stop(10)
+    assert [b"%d" % n for n in range(100)] == [sink.recv_multipart()[0] for _ in range(100)]
 
 
 def test_frames_must_be_bytes(pool, free_endpoint):
