@@ -112,6 +112,9 @@ class Attendant:
             while self._round(wake, bell):
                 pass
         finally:
+            with self._lock:  # or the next alarm would be written to what has that descriptor by then
+                if self._thread is threading.current_thread():
+                    self._thread = self._alarm_bell = None
             os.close(wake)
             os.close(bell)
 
@@ -134,7 +137,7 @@ class Attendant:
         poller.register(wake, select.POLLIN)
         by_descriptor: dict[int, Attended] = {}
         for member in (*stuck, *watched):
-            descriptor = member.descriptor()
+            descriptor = self._descriptor(member)
             if descriptor is not None:
                 by_descriptor[descriptor] = member
                 poller.register(descriptor, select.POLLIN)
@@ -145,6 +148,14 @@ class Attendant:
         for member in called.union(stuck, fresh):
             self._serve(member)
         return True
+
+    def _descriptor(self, member: Attended) -> int | None:
+        try:
+            return member.descriptor()
+        except Exception:
+            log.exception("%r cannot be waited for; it is left alone until it is used again", member)
+            self.unwatch(member)
+            return None
 
     def _serve(self, member: Attended) -> None:
         with self._lock:

@@ -1,0 +1,96 @@
+"""A pool that is stopped and started while threads use it."""
+
+import asyncio
+import os
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import zmq
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import LeaseLeaked, NotSent, PoolClosed
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from app.pools.zmq_pool.attendant import Attendant
+from tests.support.echo_process import echo_process
+from tests.support.waiting import eventually
+
+
+class Member:
+    def __init__(self, fails=False):
+        self.fails = fails
+        self.served = 0
+
+    def descriptor(self):
+        if self.fails:
+            raise zmq.ContextTerminated
+        return None
+
+    def attend(self):
+        self.served += 1
+        return False
+
+    def close(self):
+        pass
+
+
+def test_a_member_that_fails_does_not_end_the_attendant():
+    """The others are served on, also after one member's descriptor could not be had."""
+    attendant = Attendant()
+    good, bad = Member(), Member(fails=True)
+    attendant.nudge(good)
+    eventually(lambda: good.served)
+    attendant.watch(bad)
+    before = good.served
+    try:
+        eventually(lambda: good.served > before + 3, 3)
+        assert attendant._thread.is_alive()
+    finally:
+        attendant.unwatch(bad)
+        attendant.unwatch(good)
+
+
+def test_a_pool_is_stopped_and_started_under_load():
+    """Who uses a pool during its stop is told that it is stopped; afterwards it serves as before."""
+    with echo_process("ROUTER") as server, ThreadPoolExecutor(8) as threads:
+        pool = ZMQPool(ZMQPoolSettings(max_connections=4))
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=20)
+        push = SocketConfig(SocketType.PUSH, server.endpoint, send_timeout=0.01, backlog=10, linger=0.01)
+        ended, unexpected = threading.Event(), []
+
+        def use(name):
+            choose = random.Random(name)
+            while not ended.is_set():
+                body = os.urandom(8)
+                try:
+                    match choose.randrange(3):
+                        case 0:
+                            assert body == pool.request(config, body)
+                        case 1:
+                            pool.push(push, body)
+                        case _:
+                            assert body == asyncio.run(pool.request_async(config, body))
+                except (PoolClosed, NotSent, zmq.ContextTerminated):
+                    ended.wait(0.001)
+                except BaseException as error:
+                    unexpected.append(repr(error))
+
+        using = [threads.submit(use, name) for name in range(8)]
+        choose = random.Random(1)
+        try:
+            for _ in range(25):
+                pool.start()
+                ended.wait(choose.random() * 0.05)
+                try:
+                    pool.stop(choose.choice([0.0, 2.0]))
+                except LeaseLeaked:
+                    pass
+        finally:
+            ended.set()
+            pool.start()
+        for each in using:
+            each.result(30)
+        assert [] == unexpected
+        assert b"after" == pool.request(config, b"after")
+        pool.stop(2)
