@@ -7,8 +7,9 @@ faster than a ``zmq.asyncio`` REQ per task is that each reply costs one dictiona
 Three rules make it safe:
 
 * **The window.** A server with libzmq's defaults drops replies, silently, beyond about 500 unanswered requests
-  of one connection. So at most 400 are on the way; the others queue here. A request that timed out counts until
-  its reply comes. Where too many never come, a new connection is opened and the old one left to its last replies.
+  of one connection. So at most 400 are on the way; the others queue here. A request that timed out or was cancelled
+  counts until its reply comes. Where too many never come, a new connection is opened and the old one left to its
+  last replies.
 * **The edge.** The descriptor becomes readable when something happens, not while something is there, and a send
   may take the edge. So every send is followed by a look for replies.
 * **The connection.** When it is lost, what was on the way fails at once, as possibly executed; what was not sent
@@ -18,10 +19,10 @@ Three rules make it safe:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
-import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import zmq
@@ -31,7 +32,7 @@ from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, RCVMORE
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 
 WINDOW = 400
-_TOO_MANY_LOST = WINDOW // 2
+_TOO_MANY_UNANSWERED = WINDOW // 2
 _BATCH = 512  # replies read before the loop's other tasks get a turn
 _TICK = 0.05  # seconds; requests that start within a tick expire together
 
@@ -59,21 +60,25 @@ class Multiplexer:
     ) -> None:
         self.loop = loop
         self.config = config
-        self.idle_since = time.monotonic()
         self._open_socket = open_socket
         self._trouble = trouble
         self._create_future = loop.create_future
         self._serial = 0
-        self._queue: deque[tuple[bytes, bytes]] = deque()
-        self._queued: dict[bytes, Reply] = {}
+        # In their order, and any of them out of it at once: one that is given up must not keep its body here.
+        self._queue: OrderedDict[bytes, tuple[bytes, Reply]] = OrderedDict()
         self._expiring: dict[float, list[bytes]] = {}
         self._closed = False
         self._counts = {"requests": 0, "connections": 1, "expired": 0, "lost": 0, "stale": 0}
         self._retiring: list[Connection] = []
         self._connection = Connection(self, open_socket())
 
-    def request(self, body: bytes, timeout: float | None = None) -> Reply:
-        """Send ``body``; the future returned gets the reply, or what ``ZMQPool.request_async`` raises."""
+    def request(self, body: bytes, timeout: float | None = None) -> tuple[bytes, Reply]:
+        """Send ``body``.
+
+        Returns:
+            the request's number, for ``give_up``, and the future that gets the reply, or what
+            ``ZMQPool.request_async`` raises.
+        """
         if self._closed:
             raise PoolClosed("zmq")
         if body.__class__ is not bytes:
@@ -88,39 +93,57 @@ class Multiplexer:
             self._expiring[seconds].append(number)  # type: ignore[index]
         except KeyError:
             self._expire_later(seconds or 0.0, number)
-        return reply
+        return number, reply
 
     def _enqueue(self, number: bytes, body: bytes, reply: Reply) -> None:
-        if len(self._queued) >= self.config.backlog:
+        if len(self._queue) >= self.config.backlog:
             raise NotSent(
-                f"{self.config.label}: {len(self._queued)} requests wait to be sent. "
+                f"{self.config.label}: {len(self._queue)} requests wait to be sent. "
                 f"This one was not queued; sending it again is safe"
             )
-        self._queue.append((number, body))
-        self._queued[number] = reply
-        if self._connection.unanswered >= _TOO_MANY_LOST:
+        self._queue[number] = body, reply
+        self._renew_soon()
+
+    def give_up(self, number: bytes) -> None:
+        """Take note that nobody waits for a request any more."""
+        if self._queue.pop(number, None) is None and self._abandon(number) is not None:
+            self._renew_soon()
+            self.tidy()
+
+    def _abandon(self, number: bytes) -> Reply | None:
+        """Count a request that is on the way as unanswered. Returns what waited for it."""
+        for connection in (self._connection, *self._retiring):
+            reply = connection.pending.pop(number, None)
+            if reply is not None:
+                connection.unanswered.add(number)
+                return reply
+        return None
+
+    def _renew_soon(self) -> None:
+        """Have what is queued sent through another connection, if this one's window is too full."""
+        if self._queue and len(self._connection.unanswered) >= _TOO_MANY_UNANSWERED:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Send what is queued, as far as the window and the connection allow."""
         if self._closed:
             return
-        connection = self._connection
-        if connection.unanswered >= _TOO_MANY_LOST:
+        connection, queue = self._connection, self._queue
+        if queue and len(connection.unanswered) >= _TOO_MANY_UNANSWERED:
             connection = self._renew()
-        queue, queued = self._queue, self._queued
         while queue:
-            number, body = queue[0]
-            reply = queued.get(number)
-            if reply is not None and not reply.done() and not connection.put(number, body, reply):
+            number, waiting = queue.popitem(last=False)
+            body, reply = waiting
+            if not reply.done() and not connection.put(number, body, reply):
+                queue[number] = waiting
+                queue.move_to_end(number, last=False)
                 return
-            queue.popleft()
-            queued.pop(number, None)
 
     def _renew(self) -> Connection:
         """Open another connection: this one's window is full of requests that nobody answers."""
+        connection = Connection(self, self._open_socket())
         self._retiring.append(self._connection)
-        self._connection = connection = Connection(self, self._open_socket())
+        self._connection = connection
         self._counts["connections"] += 1
         self.tidy()
         return connection
@@ -145,30 +168,23 @@ class Multiplexer:
 
     def _expire(self, numbers: list[bytes], seconds: float) -> None:
         for number in numbers:
-            reply = self._queued.pop(number, None)
-            if reply is not None:
+            waiting = self._queue.pop(number, None)
+            if waiting is not None:
                 why = self._trouble() or "no peer took it"
                 self._fail(
-                    reply,
+                    waiting[1],
                     NotSent(f"{self.config.label} did not send within {seconds:g} s: {why}. Sending it again is safe"),
                 )
-                continue
-            for connection in (self._connection, *self._retiring):
-                reply = connection.pending.pop(number, None)
-                if reply is not None:
-                    connection.unanswered += 1
-                    self._fail(
-                        reply,
-                        NoReply(
-                            f"{self.config.label} did not reply within {seconds:g} s; "
-                            f"the peer may have executed the request"
-                        ),
-                    )
-                    break
-        if self._retiring:
-            self.tidy()
-        if self._queue:
-            self.flush()
+            elif (reply := self._abandon(number)) is not None:
+                self._fail(
+                    reply,
+                    NoReply(
+                        f"{self.config.label} did not reply within {seconds:g} s; "
+                        f"the peer may have executed the request"
+                    ),
+                )
+        self.tidy()
+        self.flush()
 
     def _fail(self, reply: Reply, error: Exception) -> None:
         if not reply.done():
@@ -180,25 +196,30 @@ class Multiplexer:
     @property
     def busy(self) -> int:
         """How many callers wait for a request that is queued or on the way. May be read from any thread."""
-        waiting = [self._queued, self._connection.pending, *(each.pending for each in list(self._retiring))]
-        # A cancelled request keeps its place in the window until its reply comes, but nobody waits for it.
-        return sum(not reply.done() for replies in waiting for reply in list(replies.values()))
+        return self._waiting() + self._in_flight()
+
+    def _waiting(self) -> int:
+        return _undone(reply for _, reply in list(self._queue.values()))
+
+    def _in_flight(self) -> int:
+        connections = (self._connection, *list(self._retiring))
+        return sum(_undone(list(each.pending.values())) for each in connections)
 
     def close(self) -> None:
         """Close the connections; what is under way fails with ``PoolClosed``."""
         if self._closed:
             return
         self._closed = True
+        replies = [reply for _, reply in self._queue.values()]
         for connection in (self._connection, *self._retiring):
             connection.close()
-            self._queued.update(connection.pending)
+            replies += connection.pending.values()
             connection.pending.clear()
+        self._queue.clear()
         if not self.loop.is_closed():
-            for reply in self._queued.values():
+            for reply in replies:
                 if not reply.done():
                     reply.set_exception(PoolClosed("zmq"))
-        self._queued.clear()
-        self._queue.clear()
 
     def note(self, event: str, count: int = 1) -> None:
         """Count an event for the statistics."""
@@ -208,19 +229,24 @@ class Multiplexer:
         """Return the statistics, in the shape of a bucket's."""
         counts = self._counts
         requests, connections = self._serial, counts["connections"]
+        waiting, in_flight = self._waiting(), self._in_flight()
         return {
             "total": 1 + len(self._retiring),
-            "active": int(bool(self.busy)),
-            "idle": int(not self.busy),
-            "waiting": len(self._queued),
+            "active": int(waiting + in_flight > 0),
+            "idle": int(waiting + in_flight == 0),
+            "waiting": waiting,
             "capacity": 1,
             "hits": max(0, requests - connections),
             "misses": connections,
             "cleaned": 0,
-            "in_flight": self.busy - len(self._queued),
+            "in_flight": in_flight,
             **counts,
             "requests": requests,
         }
+
+
+def _undone(replies: Iterable[Reply]) -> int:
+    return sum(not reply.done() for reply in replies)
 
 
 class Connection:
@@ -233,7 +259,6 @@ class Connection:
         "_scheduled",
         "_socket",
         "_usable",
-        "on_the_way",
         "pending",
         "unanswered",
     )
@@ -247,9 +272,8 @@ class Connection:
         # handshake. It begins as true because inproc has no handshakes; before the first one nothing is accepted.
         self._usable = True
         self.pending: dict[bytes, Reply] = {}
-        self.on_the_way = 0
-        self.unanswered = 0
-        """How many of those on the way were given up: they expired, and their replies have not come."""
+        self.unanswered: set[bytes] = set()
+        """Those on the way that nobody waits for: they expired or were cancelled, and their replies have not come."""
         self._descriptors = (int(socket.get(zmq.FD)), int(self._monitor.get(zmq.FD)))
         owner.loop.add_reader(self._descriptors[0], self.pump)
         owner.loop.add_reader(self._descriptors[1], self._watch)
@@ -257,7 +281,7 @@ class Connection:
 
     def put(self, number: bytes, body: bytes, reply: Reply) -> bool:
         """Send a request. Returns ``False`` if there is no connection, or no room in the window."""
-        if self.on_the_way >= WINDOW or not self._usable:
+        if len(self.pending) + len(self.unanswered) >= WINDOW or not self._usable:
             return False
         socket = self._socket
         try:
@@ -274,7 +298,6 @@ class Connection:
             raw_send(socket, body, NOBLOCK)
         except zmq.Again:
             return False
-        self.on_the_way += 1
         self.pending[number] = reply
         if not self._scheduled:
             self._scheduled = True
@@ -288,6 +311,8 @@ class Connection:
             return
         self._receive()
         owner = self._owner
+        if owner._retiring:
+            owner.tidy()
         if owner._queue:
             owner.flush()
 
@@ -301,7 +326,7 @@ class Connection:
                 read += 1
                 reply = pending.get(number)
                 if reply is None:
-                    self._skip_message()
+                    self._skip_message(number)
                     continue
                 empty = raw_recv(socket, NOBLOCK)
                 # As a frame, which knows for a third of RCVMORE's cost whether more follow.
@@ -310,19 +335,18 @@ class Connection:
                 if empty or body.more:
                     self._misunderstood(reply)
                     continue
-                if not reply.done():  # cancelled meanwhile
+                if not reply.done():  # cancelled this moment
                     reply.set_result(body.bytes)
             self._scheduled = True
             self._owner.loop.call_soon(self.pump)
         except zmq.Again:
             pass
-        self.on_the_way = max(0, self.on_the_way - read)
 
-    def _skip_message(self) -> None:
-        """Skip what answers nothing that is waited for: the reply to a request that expired."""
+    def _skip_message(self, number: bytes) -> None:
+        """Skip what answers nothing that is waited for: the reply to a request that was given up."""
         while raw_get(self._socket, RCVMORE):
             raw_recv(self._socket, NOBLOCK)
-        self.unanswered = max(0, self.unanswered - 1)
+        self.unanswered.discard(number)
         self._owner.note("stale")
 
     def _misunderstood(self, reply: Reply) -> None:
@@ -348,7 +372,7 @@ class Connection:
     def _lose(self) -> None:
         owner = self._owner
         lost, self.pending = self.pending, {}
-        self.on_the_way = self.unanswered = 0
+        self.unanswered.clear()
         for reply in lost.values():
             if not reply.done():
                 owner.note("lost")
@@ -360,6 +384,7 @@ class Connection:
         if not loop.is_closed():
             for descriptor in self._descriptors:
                 loop.remove_reader(descriptor)
-        self._socket.disable_monitor()
+        with contextlib.suppress(zmq.ContextTerminated):
+            self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(0)

@@ -170,7 +170,12 @@ class ZMQPool(ManagedPool):
             multiplexer = self._multiplexers[asyncio.get_running_loop()][config]
         except KeyError:
             multiplexer = self._open_multiplexer(asyncio.get_running_loop(), config)
-        return await multiplexer.request(body, timeout)
+        number, reply = multiplexer.request(body, timeout)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            multiplexer.give_up(number)
+            raise
 
     async def _request_by_lease(self, config: SocketConfig, body: bytes, timeout: float | None) -> bytes:
         _expect(config, SocketType.REQ)

@@ -1,6 +1,7 @@
 """asyncio requests through one connection: right replies, right errors, nothing lost."""
 
 import asyncio
+import math
 import random
 import threading
 
@@ -10,6 +11,7 @@ import zmq
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, UnexpectedReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from app.pools.zmq_pool.multiplexer import WINDOW
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually_async
@@ -22,7 +24,7 @@ async def pool():
 
 
 def figures(pool, config):
-    return pool.get_stats()["pools"].get(f"{config.label} (asyncio)", {"in_flight": 0, "total": 0})
+    return pool.get_stats()["pools"].get(f"{config.label} (asyncio)", {"in_flight": 0, "total": 0, "waiting": 0})
 
 
 @pytest.mark.parametrize("kind", ["REP", "ROUTER"])
@@ -96,6 +98,75 @@ async def test_a_server_that_never_answers_some_does_not_fill_the_window(pool):
         await eventually_async(lambda: figures(pool, config)["total"] == 1)
         burst = await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(1000)))
         assert [b"%d" % n for n in range(1000)] == burst
+
+
+@pytest.mark.parametrize("receive_timeout", [10, math.inf])
+async def test_cancelled_requests_give_back_their_places(pool, receive_timeout):
+    """After 1000 cancelled requests without a reply the next one is answered at once, and none counts as under way."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=receive_timeout)
+        assert b"warm" == await pool.request_async(config, b"warm")
+        for _ in range(5):
+            asking = [asyncio.create_task(pool.request_async(config, b"silence")) for _ in range(200)]
+            await eventually_async(lambda: figures(pool, config)["in_flight"] == 200)
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+            assert 0 == figures(pool, config)["in_flight"]
+        assert b"ok" == await asyncio.wait_for(pool.request_async(config, b"ok"), 5)
+        await eventually_async(lambda: figures(pool, config)["total"] == 1)
+
+
+async def test_a_request_that_waits_for_room_gets_that_of_cancelled_ones(pool):
+    """A request queued behind a full window is sent when those in it are cancelled, though none was answered."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=math.inf)
+        asking = [asyncio.create_task(pool.request_async(config, b"silence")) for _ in range(WINDOW)]
+        await eventually_async(lambda: figures(pool, config)["in_flight"] == WINDOW)
+        waiting = asyncio.create_task(pool.request_async(config, b"waited"))
+        await eventually_async(lambda: figures(pool, config)["waiting"] == 1)
+        for task in asking:
+            task.cancel()
+        assert b"waited" == await asyncio.wait_for(waiting, 10)
+
+
+async def test_late_replies_to_cancelled_requests_reach_nobody(pool):
+    """What a slow server answers to cancelled requests is thrown away; those asked meanwhile get their own replies."""
+    go_on = threading.Event()
+
+    def answer_late(frames):
+        go_on.wait(10)
+        return frames
+
+    with replier(answer_late) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        cancelled = [asyncio.create_task(pool.request_async(config, b"cancelled")) for _ in range(150)]
+        await eventually_async(lambda: figures(pool, config)["in_flight"] == 150)
+        for task in cancelled:
+            task.cancel()
+        patient = [asyncio.create_task(pool.request_async(config, b"%d" % n)) for n in range(150)]
+        await eventually_async(lambda: figures(pool, config)["in_flight"] == 150)
+        go_on.set()
+        assert [b"%d" % n for n in range(150)] == await asyncio.gather(*patient)
+        assert 150 == figures(pool, config)["stale"]
+        assert 1 == figures(pool, config)["connections"]
+
+
+async def test_a_queued_request_that_is_cancelled_leaves_the_queue(pool, free_endpoint):
+    """Cancelled before it was sent, a request makes room in the backlog, and is not executed when a peer comes."""
+    config = SocketConfig(SocketType.REQ, free_endpoint, backlog=11)
+    first = asyncio.create_task(pool.request_async(config, b"first"))
+    for _ in range(3):
+        cancelled = [asyncio.create_task(pool.request_async(config, b"cancelled")) for _ in range(10)]
+        await eventually_async(lambda: figures(pool, config)["waiting"] == 11)
+        for task in cancelled:
+            task.cancel()
+        await asyncio.wait(cancelled)
+        assert 1 == figures(pool, config)["waiting"]
+    seen = []
+    with replier(lambda frames: seen.append(frames) or frames, free_endpoint):
+        assert b"first" == await first
+    assert [[b"first"]] == seen
 
 
 async def test_without_a_peer_requests_are_not_sent(pool, free_endpoint):
