@@ -21,7 +21,7 @@ from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import LeaseLeaked, NoReply, NotSent, UnexpectedReply
+from app.pools.errors import LeaseLeaked, NoReply, NotSent, PoolClosed, UnexpectedReply
 from app.pools.pool import Health
 from app.pools.zmq_pool.backlog import Frames
 from app.pools.zmq_pool.config import SocketConfig, SocketType
@@ -197,10 +197,13 @@ class ZMQPool(ManagedPool):
 
     def _open_multiplexer(self, loop: asyncio.AbstractEventLoop, config: SocketConfig) -> Multiplexer:
         _expect(config, SocketType.REQ)
-        context = self.context
-        desk = self._desks.get(config) or self._open_desk(config)
-        desk.watch()
+        # All of it under the lock: a stop that begins meanwhile ends what it finds here, and must find everything.
         with self._lock:
+            if self._closed:
+                raise PoolClosed(self.name)
+            context = self.context
+            desk = self._open_desk(config)
+            desk.watch()
             self._close_those_of_closed_loops()
             made = Multiplexer(loop, config, lambda: open_dealer(context, config), desk.trouble)
             self._multiplexers.setdefault(loop, {})[config] = made
@@ -436,19 +439,27 @@ def _end(multiplexer: Multiplexer, deadline: float) -> list[str]:
         left = multiplexer.busy  # nothing can make progress while this thread waits
         multiplexer.close()
     else:
-        while multiplexer.busy and time.monotonic() < deadline:
+        while multiplexer.busy and time.monotonic() < deadline and not loop.is_closed():
             time.sleep(_PATIENCE)
         left = multiplexer.busy
-        closed = threading.Event()
-
-        def close() -> None:
-            multiplexer.close()
-            closed.set()
-
-        with contextlib.suppress(RuntimeError):  # the loop was closed this moment: nothing is left to close
-            loop.call_soon_threadsafe(close)
-            closed.wait(max(1.0, deadline - time.monotonic()))
+        _close_in_its_loop(multiplexer, max(deadline, time.monotonic() + 1.0))
     return [f"{multiplexer.config.label}: {left} asyncio requests without their reply"] if left else []
+
+
+def _close_in_its_loop(multiplexer: Multiplexer, deadline: float) -> None:
+    """Close a multiplexer in the thread that runs its loop, or here if the loop ends before it comes to that."""
+    closed = threading.Event()
+
+    def close() -> None:
+        multiplexer.close()
+        closed.set()
+
+    with contextlib.suppress(RuntimeError):  # the loop was closed this moment
+        multiplexer.loop.call_soon_threadsafe(close)
+    while not closed.wait(_PATIENCE) and time.monotonic() < deadline:
+        if multiplexer.loop.is_closed():
+            multiplexer.close()
+            return
 
 
 _started: weakref.WeakSet[ZMQPool] = weakref.WeakSet()

@@ -4,6 +4,8 @@ import asyncio
 import math
 import random
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
@@ -307,3 +309,62 @@ async def test_stopping_waits_for_replies_and_then_refuses():
             await pool.stop_async(timeout=0.1)
         with pytest.raises(PoolClosed):
             await silent
+
+
+def test_a_first_request_beside_a_stop_is_served_or_refused():
+    """A loop's first request while the pool stops gets its reply or PoolClosed, at once, and the pool starts again."""
+    choose = random.Random(1)
+    pool = ZMQPool()
+    with echo_process() as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60)
+
+        async def ask():
+            ready.wait(10)
+            try:
+                return await pool.request_async(config, b"served")
+            except PoolClosed:
+                return b"refused"
+
+        for _ in range(60):
+            pool.start()
+            ready = threading.Barrier(2)
+            with ThreadPoolExecutor(1) as thread:
+                asking = thread.submit(asyncio.run, ask())
+                ready.wait(10)
+                time.sleep(choose.random() * 0.002)  # the stop meets the request at any point
+                pool.stop()
+                assert asking.result(20) in (b"served", b"refused")
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """Says when another thread has given it something to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = threading.Event()
+
+    def call_soon_threadsafe(self, *args, **kwargs):
+        super().call_soon_threadsafe(*args, **kwargs)
+        self.told.set()
+
+
+def test_a_loop_that_ends_beside_a_stop_leaves_nothing_open(caplog):
+    """A loop that ends before it has closed what a stop told it to close leaves that to the stop."""
+    loop = Loop()
+
+    def end():
+        loop.told.clear()
+        blocked.set()
+        loop.told.wait(10)
+        loop.stop()  # what it was told meanwhile it does not come to any more
+
+    blocked = threading.Event()
+    pool = ZMQPool()
+    with replier() as endpoint, ThreadPoolExecutor(1) as thread:
+        loop.run_until_complete(pool.request_async(SocketConfig(SocketType.REQ, endpoint), b"x"))
+        stopping = thread.submit(lambda: blocked.wait(10) and pool.stop(timeout=2))
+        loop.call_soon(end)
+        loop.run_forever()
+        loop.close()
+        stopping.result(20)
+    assert not caplog.records
