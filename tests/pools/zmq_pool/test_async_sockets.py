@@ -1,0 +1,148 @@
+"""Leased sockets in asyncio: every method awaited, nobody kept waiting by another task, nothing left behind."""
+
+import asyncio
+import gc
+import inspect
+import warnings
+import weakref
+
+import pytest
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
+
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from app.pools.zmq_pool.aio import AsyncSocket
+from tests.support.echo import replier
+from tests.support.waiting import eventually, eventually_async
+
+BOUND = SocketConfig(SocketType.PULL, "tcp://127.0.0.1:*", bind=True)
+
+
+@pytest.fixture
+async def pool():
+    async with ZMQPool(ZMQPoolSettings()) as pool:
+        yield pool
+
+
+def pusher(pull):
+    return SocketConfig(SocketType.PUSH, pull.last_endpoint.decode())
+
+
+def test_what_zmq_asyncio_awaits_is_awaited():
+    """Every method that sends, receives or polls in `zmq.asyncio` is a coroutine function of a leased socket."""
+    names = [name for name in dir(zmq.asyncio.Socket) if name.startswith(("send", "recv", "poll"))]
+    assert {"poll", "recv_into", "recv_pyobj", "send_pyobj", "send_unicode"} <= set(names)
+    assert [] == [name for name in names if not inspect.iscoroutinefunction(getattr(AsyncSocket, name, None))]
+
+
+@pytest.mark.parametrize("kind", ["string", "unicode", "json", "pyobj"])
+async def test_what_is_sent_in_a_form_is_received_in_it(pool, kind):
+    """What each kind of send encodes, the receive of that kind decodes."""
+    with replier() as endpoint:
+        async with pool.socket(SocketConfig(SocketType.REQ, endpoint)) as socket:
+            await getattr(socket, f"send_{kind}")("text")
+            assert "text" == await getattr(socket, f"recv_{kind}")()
+
+
+async def test_frames_are_serialized_and_received_into_a_buffer(pool):
+    """Several frames go through a caller's own functions, and one frame into a caller's own buffer."""
+    with replier() as endpoint:
+        async with pool.socket(SocketConfig(SocketType.REQ, endpoint)) as socket:
+            await socket.send_serialized("ab", lambda text: [each.encode() for each in text])
+            assert "ab" == await socket.recv_serialized(lambda frames: b"".join(frames).decode())
+            await socket.send(b"frame")
+            buffer = bytearray(8)
+            assert 5 == await socket.recv_into(buffer)
+            assert b"frame\0\0\0" == buffer
+        assert 1 == pool.get_stats()["metrics"]["total_connections"]
+
+
+async def test_a_receive_that_is_not_to_wait_does_not(pool):
+    """With NOBLOCK a receive is zmq.Again at once, also while other tasks poll or receive on the socket."""
+    async with pool.socket(BOUND) as pull:
+        waiting = [asyncio.create_task(pull.poll(60_000)), asyncio.create_task(pull.recv())]
+        await asyncio.sleep(0)
+        for receive in (pull.recv, pull.recv_multipart, pull.recv_string):
+            with pytest.raises(zmq.Again):
+                await asyncio.wait_for(receive(zmq.NOBLOCK), 10)
+        pool.push(pusher(pull), b"message")
+        assert [zmq.POLLIN, b"message"] == await asyncio.wait_for(asyncio.gather(*waiting), 10)
+
+
+async def test_several_tasks_poll_one_socket(pool, free_endpoint):
+    """Every task that polls is woken by what it asked for, whichever of the directions is ready."""
+    async with pool.socket(SocketConfig(SocketType.DEALER, free_endpoint)) as dealer:
+        assert 0 == await dealer.poll(0, zmq.POLLIN | zmq.POLLOUT)
+        assert 0 == await dealer.poll(1)
+        both = [asyncio.create_task(dealer.poll(flags=zmq.POLLIN | zmq.POLLOUT)) for _ in range(3)]
+        reading = asyncio.create_task(dealer.poll())
+        await asyncio.sleep(0)
+        with replier(endpoint=free_endpoint):
+            assert [zmq.POLLOUT] * 3 == await asyncio.wait_for(asyncio.gather(*both), 10)
+            assert not reading.done()
+            await dealer.send_multipart([b"", b"x"])
+            assert zmq.POLLIN == await asyncio.wait_for(reading, 10)
+            assert [b"", b"x"] == await dealer.recv_multipart(zmq.NOBLOCK)
+
+
+async def test_a_look_at_the_events_takes_nobodys_wake_up(pool):
+    """A task that reads the socket's events, or its options, does not leave another waiting for a message that came."""
+    async with pool.socket(BOUND) as pull:
+        for n in range(10):
+            waiting = asyncio.create_task(pull.recv())
+            await asyncio.sleep(0.001)
+            pool.push(pusher(pull), b"%d" % n)
+            eventually(lambda: pull.get(zmq.EVENTS) & zmq.POLLIN)
+            assert b"%d" % n == await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_monitor_is_awaited_as_well(pool):
+    """The monitor of a leased socket gives its events to those who await them."""
+    with replier() as endpoint:
+        async with pool.socket(SocketConfig(SocketType.REQ, endpoint)) as socket:
+            monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            socket.connect(endpoint)
+            event = await asyncio.wait_for(recv_monitor_message(monitor), 10)
+            assert zmq.EVENT_HANDSHAKE_SUCCEEDED == event["event"]
+            socket.disable_monitor()
+            monitor.close(0)
+
+
+async def test_a_lost_lease_is_collected_though_it_was_watched(pool):
+    """The socket of a lease that a task waited on, and that was lost then, closes, and its descriptor is free again."""
+    with replier(lambda frames: None if frames[0] == b"silence" else frames) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=1)
+        for _ in range(10):
+            lease = pool.socket(config)
+            socket = await lease.__aenter__()
+            await socket.send(b"silence")
+            assert 0 == await socket.poll(1)
+            collected = weakref.ref(socket._socket)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                del lease, socket
+                gc.collect()
+            await eventually_async(lambda collected=collected: collected() is None)
+            async with pool.socket(config) as socket:
+                await socket.send(b"next")
+                assert b"next" == await asyncio.wait_for(socket.recv(), 10)
+            del socket
+
+
+async def test_a_task_that_only_the_loop_knows_waits_on(pool):
+    """A task to which nothing refers but the socket it waits on is not collected while it waits."""
+    received = []
+
+    async def receive(pull):
+        received.append(await pull.recv())
+
+    async with pool.socket(BOUND) as pull:
+        push = pusher(pull)
+        asyncio.create_task(receive(pull))  # noqa: RUF006 - that nothing refers to it is the point
+        await asyncio.sleep(0)
+        del pull
+        gc.collect()
+        pool.push(push, b"message")
+        await eventually_async(lambda: received == [b"message"])
