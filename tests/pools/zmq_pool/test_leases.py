@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import EndpointBusy, LeaseLeaked, NoReply, NotSent, PoolTimeout, UnexpectedReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
 from app.pools.zmq_pool.context import socket_limit
+from app.pools.zmq_pool.timeouts import ReplyLost, ReplyTimedOut
 from tests.support.echo import replier
 from tests.support.waiting import eventually
 
@@ -586,3 +588,14 @@ def test_a_timeout_names_the_callers_of_the_task_that_holds(pool, free_endpoint)
         return str(refused.value)
 
     assert re.search(r"in handle_message <- test_leases\.py:\d+ in run_agent", asyncio.run(main()))
+
+
+def test_a_leased_sockets_errors_say_the_same_in_another_process(pool, free_endpoint):
+    """The errors that are both the pool's and zmq.Again keep their message and their number when they are pickled."""
+    with pool.socket(SocketConfig(SocketType.REQ, free_endpoint, send_timeout=0.01)) as socket:
+        with pytest.raises(NotSent) as not_sent:
+            socket.send(b"x")
+    for error in (not_sent.value, ReplyTimedOut("no reply"), ReplyLost(free_endpoint, "it died")):
+        moved = pickle.loads(pickle.dumps(error))
+        assert (str(error), zmq.EAGAIN, error.strerror) == (str(moved), moved.errno, moved.strerror)
+        assert isinstance(moved, zmq.Again)
