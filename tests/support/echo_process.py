@@ -19,13 +19,15 @@ print(server.last_endpoint.decode(), flush=True)
 while True:
     frames = server.recv_multipart()
     os.write(log, frames[-1] + b"\\n")
-    if not frames[-1].startswith(b"silence") or sys.argv[1] == "REP":
+    if frames[-1] == b"tell":
+        print("told", flush=True)
+    elif not frames[-1].startswith(b"silence") or sys.argv[1] == "REP":
         server.send_multipart(frames)
 """
 
 
 class EchoProcess:
-    """A REP or ROUTER that returns what it gets; a ROUTER does not answer what begins with ``silence``.
+    """A REP or ROUTER that returns what it gets; a ROUTER answers neither ``tell`` nor what begins with ``silence``.
 
     Args:
         kind: which of the two.
@@ -53,6 +55,11 @@ class EchoProcess:
         """Return the requests that reached the server, in all its lives, answered or not."""
         assert self._log is not None
         return self._log.read_bytes().split(b"\n")[:-1]
+
+    def wait_until_told(self) -> None:
+        """Return when it has got a ``tell``."""
+        assert self._process.stdout is not None
+        assert "told\n" == self._process.stdout.readline()
 
     def kill(self) -> None:
         """End at once, as by SIGKILL."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import pickle
 import weakref
 from collections import deque
@@ -24,6 +25,8 @@ import zmq.asyncio
 from zmq.utils import jsonapi
 
 from app.pools.zmq_pool.sockets import LeanSocket
+from app.pools.zmq_pool.timeouts import ReplyLost
+from app.pools.zmq_pool.watchful import LOOK_EVERY, WatchfulSocket
 
 R = TypeVar("R")
 
@@ -39,7 +42,7 @@ class AsyncSocket:
     receive that is cancelled takes no message with it.
     """
 
-    _own = frozenset({"_loop", "_pollers", "_receivers", "_senders", "_socket", "_watch"})
+    _own = frozenset({"_is_down", "_loop", "_lookout", "_pollers", "_receivers", "_senders", "_socket", "_watch"})
     _watch: _Watch | None = None
 
     def __init__(self, socket: LeanSocket) -> None:
@@ -49,6 +52,8 @@ class AsyncSocket:
         self._senders: deque[asyncio.Future[None]] = deque()
         # Apart from the receivers, since they take no message: all are woken, and hold up nobody.
         self._pollers: dict[asyncio.Future[int], int] = {}
+        self._lookout: asyncio.TimerHandle | None = None
+        self._is_down = False
 
     def __del__(self) -> None:
         watch = self._watch
@@ -189,10 +194,31 @@ class AsyncSocket:
                     raise
         elif flags & _NOBLOCK:  # what is there is for those who wait
             raise zmq.Again
+        socket = self._socket
+        if self._lookout is None and isinstance(socket, WatchfulSocket) and socket.watchful:
+            self._lookout = self._loop.call_later(LOOK_EVERY, self._look_out, socket)
         try:
             return await self._perform(operation, self._receivers, self._limit(zmq.RCVTIMEO))
+        except ReplyLost:  # a TimeoutError as well
+            raise
         except TimeoutError:
-            raise self._socket.not_received() from None
+            raise socket.not_received() from None
+
+    def _look_out(self, socket: WatchfulSocket) -> None:
+        """Fail those who wait for a reply if the endpoint is down."""
+        self._lookout = None
+        if not self._receivers:
+            self._is_down = False
+            return
+        try:
+            self._is_down = socket.look(self._is_down)
+        except ReplyLost as lost:
+            self._is_down = False
+            for waiter in self._receivers:
+                if not waiter.done():
+                    waiter.set_exception(copy.copy(lost))
+            return
+        self._lookout = self._loop.call_later(LOOK_EVERY, self._look_out, socket)
 
     def _attempt(self, operation: Callable[[], R]) -> R:
         try:
@@ -260,6 +286,9 @@ class AsyncSocket:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
+        if self._lookout is not None:
+            self._lookout.cancel()
+            self._lookout = None
         return self._socket
 
 

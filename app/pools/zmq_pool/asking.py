@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,34 +17,21 @@ from app.pools.zmq_pool.backend import (
     raw_get,
     raw_recv,
     raw_send,
-    raw_set,
     send_now,
     sizes,
 )
 from app.pools.zmq_pool.busy_poll import BusyPoll
-from app.pools.zmq_pool.config import FOREVER, SocketConfig
-from app.pools.zmq_pool.sockets import LeanSocket
-from app.pools.zmq_pool.timeouts import ReplyLost
+from app.pools.zmq_pool.config import SocketConfig
 from app.pools.zmq_pool.trace import ALONE_AT, MORE_IN, RECEIVED, SENT
-
-_RCVTIMEO = int(zmq.RCVTIMEO)
-
-_LOOK_EVERY = 0.2
-"""Seconds after which a receive that waits looks whether the endpoint is down."""
+from app.pools.zmq_pool.watchful import WatchfulSocket
 
 
-class RequestSocket(LeanSocket):
+class RequestSocket(WatchfulSocket):
     """A REQ: spoiled by a request without its reply, which the next lessee would be handed.
 
     The calls that most requests consist of are written out, because on a local socket each call inside another one
     shows.
-
-    libzmq would wait for the reply of a server that is gone until the time limit. So it is told a short one, and
-    between two of them the endpoint's sentinel is asked.
     """
-
-    _patience: float
-    """How many seconds a receive may wait in all; 0 where libzmq keeps the limit."""
 
     _address: ctypes.c_void_p
     """Of libzmq's socket, for ``send_now``."""
@@ -54,7 +39,7 @@ class RequestSocket(LeanSocket):
     _busy_poll: BusyPoll
     """Receives the replies if no other thread asks at the same time."""
 
-    _spoiled = LeanSocket._spoiled | SENT
+    _spoiled = WatchfulSocket._spoiled | SENT
 
     def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
         super().__init__(context, kind, config)
@@ -125,60 +110,6 @@ class RequestSocket(LeanSocket):
         trace[0] = SENT
         return None
 
-    def be_watchful(self) -> None:
-        """Have receives look, now and then, whether the endpoint is down."""
-        if not self.config.bind and not self.config.endpoint.startswith("inproc:"):
-            limit = int(raw_get(self, _RCVTIMEO))
-            self._wait_at_most(FOREVER if limit < 0 else limit / 1000)
-
-    def _wait_at_most(self, seconds: float) -> None:
-        self.__dict__["_patience"] = seconds
-        raw_set(self, _RCVTIMEO, max(0, int(1000 * min(seconds, _LOOK_EVERY))))
-
-    def settle_timeouts(self, send: float, receive: float) -> None:
-        """Set both time limits, in seconds, until the end of the lease."""
-        super().settle_timeouts(send, receive)
-        if self._patience:
-            self._wait_at_most(receive)
-
-    def _restore_time_limits(self) -> None:
-        super()._restore_time_limits()
-        self.be_watchful()
-
-    def set(self, option: int, optval: int | bytes) -> None:
-        """Set an option, as ``zmq.Socket.set`` does; the socket is given up afterwards, time limits excepted."""
-        super().set(option, optval)
-        if option == _RCVTIMEO:
-            self.__dict__["_patience"] = 0.0
-
-    setsockopt = set
-
-    def get(self, option: int) -> Any:
-        """Return an option, as ``zmq.Socket.get`` does."""
-        if option == _RCVTIMEO and self._patience:
-            return -1 if self._patience == FOREVER else int(1000 * self._patience)
-        return raw_get(self, option)
-
-    getsockopt = get
-
-    def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
-        if flags & NOBLOCK or self._patience <= _LOOK_EVERY:
-            raise self.not_received(flags, again) from None
-        deadline = time.monotonic() - _LOOK_EVERY + self._patience
-        was_down = False
-        while (left := deadline - time.monotonic()) > 0:
-            raw_set(self, _RCVTIMEO, max(1, int(1000 * min(left, _LOOK_EVERY))))
-            with contextlib.suppress(zmq.Again):
-                reply = raw_recv(self, flags, copy, track)
-                raw_set(self, _RCVTIMEO, int(1000 * _LOOK_EVERY))
-                return reply
-            # Twice, for the sentinel may have lost a connection that this socket has not, and get it back.
-            why = self.__dict__["diagnose"]()
-            if why and was_down:
-                raise ReplyLost(self.config.endpoint, why) from None
-            was_down = bool(why)
-        raise self.not_received(flags, again) from None
-
     def poll_busily(self, seconds: float) -> None:
         """Have receives look for the reply, for so many seconds, before they sleep, where that is faster."""
         self.__dict__["_busy_poll"] = BusyPoll(seconds)
@@ -225,7 +156,7 @@ class RequestSocket(LeanSocket):
         return frames
 
 
-class DealerSocket(LeanSocket):
+class DealerSocket(WatchfulSocket):
     """A DEALER: spoiled unless as many messages came in as went out, and none is waiting."""
 
     def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
@@ -237,6 +168,9 @@ class DealerSocket(LeanSocket):
         trace = self._trace
         unanswered, trace[1] = trace[1], 0
         return super().reusable() and not unanswered and self.quiet()
+
+    def _expects_reply(self) -> bool:
+        return self._trace[1] > 0
 
     def quiet(self) -> bool:
         """Say whether no message waits: one that came after a lease's end is its lessee's, and nobody else's."""
@@ -267,3 +201,9 @@ class DealerSocket(LeanSocket):
         frames = super().recv_multipart(flags, copy, track)
         self._trace[1] -= 1
         return frames
+
+    def recv_into(self, buffer: Any, /, *, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive one frame into a buffer, and count the message it completes."""
+        size = super().recv_into(buffer, nbytes=nbytes, flags=flags)
+        self._trace[1] -= not self._trace[0] & MORE_IN
+        return size

@@ -17,6 +17,7 @@ from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.endpoints import check_folder
 from app.pools.zmq_pool.owner import owner_checked
 from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
+from app.pools.zmq_pool.watchful import WatchfulSocket
 
 _CLASSES: dict[SocketType, type[LeanSocket]] = {
     SocketType.REQ: RequestSocket,
@@ -88,7 +89,7 @@ def _set_up(socket: LeanSocket, config: SocketConfig) -> LeanSocket:
         socket.close(0)
         raise
     socket._trace[0] = 0
-    if isinstance(socket, RequestSocket):
+    if isinstance(socket, WatchfulSocket):
         socket.be_watchful()
     return socket
 

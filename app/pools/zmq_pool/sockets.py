@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import zmq
 
@@ -19,6 +20,8 @@ from app.pools.zmq_pool.backend import NOBLOCK, RCVMORE, SNDMORE, raw_get, raw_r
 from app.pools.zmq_pool.config import ASKING, SocketConfig, milliseconds
 from app.pools.zmq_pool.timeouts import ReplyTimedOut, SendTimedOut
 from app.pools.zmq_pool.trace import CHANGED, MORE_IN, MORE_OUT, RECEIVED, RETIMED, SENT
+
+R = TypeVar("R")
 
 _TIME_LIMITS = {int(zmq.RCVTIMEO): "RCVTIMEO", int(zmq.SNDTIMEO): "SNDTIMEO"}
 
@@ -162,9 +165,13 @@ class LeanSocket(zmq.Socket[bytes]):
         text: str = self.recv(flags).decode(encoding)
         return text
 
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+    def recv_into(self, buffer: Any, /, *, nbytes: int = 0, flags: int = 0) -> int:
         """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""
-        size: int = super().recv_into(*args, **kwargs)
+        receive = partial(super().recv_into, buffer, nbytes=nbytes, flags=flags)
+        try:
+            size: int = receive()
+        except zmq.Again as again:
+            size = self._try_longer(int(flags), again, receive)
         trace = self._trace
         more = MORE_IN if raw_get(self, RCVMORE) else 0
         trace[0] = trace[0] & ~(SENT | MORE_IN) | RECEIVED | more
@@ -182,6 +189,10 @@ class LeanSocket(zmq.Socket[bytes]):
 
     def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
         """Receive what did not come within libzmq's time limit, or raise."""
+        return self._try_longer(flags, again, lambda: raw_recv(self, flags, copy, track))
+
+    def _try_longer(self, flags: int, again: zmq.Again, receive: Callable[[], R]) -> R:
+        """Do ``receive``, which came to nothing within libzmq's time limit, until the socket's own; or raise."""
         raise self.not_received(flags, again) from None
 
     def not_received(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:

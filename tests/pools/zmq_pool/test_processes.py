@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -19,27 +20,84 @@ from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually
 
 
-@pytest.mark.parametrize("receive", ["recv", "recv_string", "recv_multipart"])
-def test_a_server_that_dies_fails_the_request_that_waits_for_it(receive):
-    """A synchronous request whose server is killed fails at once, long before its time limit, as maybe executed."""
+def _ask_and_receive(receive):
+    def ask(pool, config):
+        with pool.socket(config) as socket:
+            assert 600_000 == socket.rcvtimeo
+            socket.send(b"tell")
+            receive(socket)
+
+    return ask
+
+
+def _ask_a_dealer(receive):
+    def ask(pool, config):
+        with pool.socket(replace(config, socket_type=SocketType.DEALER)) as socket:
+            assert 600_000 == socket.rcvtimeo
+            socket.send_multipart([b"", b"tell"])
+            receive(socket)
+
+    return ask
+
+
+def _ask_many(pool, config):
+    pool.request_many(config, [b"answered", b"tell", b"answered"], timeout=600)
+
+
+def _ask_by_lease_in_asyncio(pool, config):
+    asyncio.run(pool.request_async(replace(config, multiplexed=False), b"tell"))
+
+
+def _ask_multiplexed(pool, config):
+    asyncio.run(pool.request_async(config, b"tell"))
+
+
+def _ask_a_dealer_in_asyncio(pool, config):
+    async def ask():
+        async with pool.socket(replace(config, socket_type=SocketType.DEALER)) as socket:
+            await socket.send_multipart([b"", b"tell"])
+            receiving = [asyncio.create_task(socket.recv_multipart()) for _ in range(3)]
+            outcomes = await asyncio.gather(*receiving, return_exceptions=True)
+            assert 3 == len({id(each) for each in outcomes})
+            raise outcomes[-1]
+
+    asyncio.run(ask())
+
+
+WAYS_TO_ASK = {
+    "recv": _ask_and_receive(lambda socket: socket.recv()),
+    "recv_string": _ask_and_receive(lambda socket: socket.recv_string()),
+    "recv_multipart": _ask_and_receive(lambda socket: socket.recv_multipart()),
+    "recv_into": _ask_and_receive(lambda socket: socket.recv_into(bytearray(8))),
+    "a DEALER's recv": _ask_a_dealer(lambda socket: socket.recv()),
+    "a DEALER's recv_multipart": _ask_a_dealer(lambda socket: socket.recv_multipart()),
+    "a DEALER's recv_into": _ask_a_dealer(lambda socket: socket.recv_into(bytearray(8))),
+    "request_many": _ask_many,
+    "request_async, not multiplexed": _ask_by_lease_in_asyncio,
+    "request_async": _ask_multiplexed,
+    "a DEALER in asyncio": _ask_a_dealer_in_asyncio,
+}
+
+
+@pytest.mark.parametrize("ask", WAYS_TO_ASK.values(), ids=WAYS_TO_ASK)
+def test_a_server_that_dies_fails_the_request_that_waits_for_it(ask):
+    """A request whose server is killed fails at once, long before its time limit, as maybe executed."""
     with ZMQPool() as pool, echo_process("ROUTER") as server, ThreadPoolExecutor(1) as threads:
         config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=600)
         eventually(lambda: pool.request(config, b"warm") and pool.health()["endpoints"][server.endpoint])
-
-        def ask():
-            with pool.socket(config) as socket:
-                assert 600_000 == socket.rcvtimeo
-                socket.send(b"silence")
-                getattr(socket, receive)()
-
-        asking = threads.submit(ask)
-        eventually(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
+        asking = threads.submit(ask, pool, config)
+        server.wait_until_told()
         server.kill()
-        with pytest.raises(NoReply, match="went down before the reply came") as lost:
+        with pytest.raises(ConnectionLost) as lost:
             asking.result(20)
-        assert isinstance(lost.value, ConnectionLost)
         assert lost.value.maybe_executed
-        assert isinstance(pickle.loads(pickle.dumps(lost.value)), ConnectionLost)
+        if ask is not _ask_multiplexed:
+            assert isinstance(lost.value, NoReply)
+            assert isinstance(lost.value, zmq.Again)
+            assert "went down before the reply came" in str(lost.value)
+        moved = pickle.loads(pickle.dumps(lost.value))
+        assert isinstance(moved, ConnectionLost)
+        assert str(lost.value) == str(moved)
         server.start()
         assert b"again" == pool.request(config, b"again")
 
@@ -56,9 +114,53 @@ def test_a_slow_reply_is_waited_for():
         for limit in (10, math.inf):
             config = SocketConfig(SocketType.REQ, endpoint, receive_timeout=limit)
             assert b"slow" == pool.request(config, b"slow")
+            assert [b"slow"] == pool.request_many(config, [b"slow"])
         with pytest.raises(NoReply):
             pool.request(config, b"too slow", timeout=0.5)
+        with pytest.raises(NoReply):
+            pool.request_many(config, [b"too slow"], timeout=0.5)
         slow.set()
+
+
+@pytest.mark.parametrize("kind", [SocketType.REQ, SocketType.DEALER])
+def test_a_reply_received_into_a_buffer_has_the_time_limit_of_any_other(kind):
+    """`recv_into` waits for a reply as long as the other receives, raises NoReply then, and may be called again."""
+    go_on = threading.Event()
+
+    def answer(frames):
+        go_on.wait(10)
+        return frames
+
+    with ZMQPool() as pool, replier(answer) as endpoint:
+        with pool.socket(SocketConfig(kind, endpoint, receive_timeout=0.5)) as socket:
+            socket.send_multipart([b"", b"body"] if kind is SocketType.DEALER else [b"body"])
+            buffer = bytearray(8)
+            began = time.monotonic()
+            for attempt in (1, 2):
+                with pytest.raises(NoReply):
+                    socket.recv_into(buffer)
+                assert time.monotonic() - began >= 0.5 * attempt
+            go_on.set()
+            while not (size := socket.recv_into(buffer)):  # a DEALER's empty frame
+                assert kind is SocketType.DEALER
+            assert b"body" == buffer[:size]
+        assert 1 == pool.get_stats()["metrics"]["total_connections"]
+
+
+def test_a_dealer_that_has_asked_nothing_waits_on():
+    """A DEALER without a request on its way, and one with a second peer, do not fail when the endpoint goes down."""
+    with ZMQPool() as pool, echo_process("ROUTER") as server, replier(lambda frames: None) as other:
+        config = SocketConfig(SocketType.DEALER, server.endpoint, receive_timeout=1.5)
+        with pool.socket(config) as idle, pool.socket(config) as connected:
+            eventually(lambda: pool.health()["endpoints"][server.endpoint])
+            connected.connect(other)
+            assert 1500 == connected.rcvtimeo
+            connected.send_multipart([b"", b"silence"])
+            server.kill()
+            eventually(lambda: pool.health()["endpoints"][server.endpoint] is False)
+            for socket in (idle, connected):
+                with pytest.raises(NoReply, match="within its time limit"):
+                    socket.recv()
 
 
 def test_an_idle_socket_survives_a_restart():
