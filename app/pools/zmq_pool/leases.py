@@ -284,8 +284,10 @@ class BoundOutletLease(OutletLease):
         return busy(timeout)
 
 
-def busy(timeout: PoolTimeout) -> EndpointBusy:
-    """Return the error for a bound endpoint that somebody else has leased."""
+def busy(timeout: PoolTimeout) -> EndpointBusy | PoolTimeout:
+    """Return the error for a bound endpoint that somebody else has leased, if that is why it was not to be had."""
+    if timeout.total is not None and not timeout.in_use:
+        return timeout
     held = f" ({timeout.longest_holder})" if timeout.longest_holder else ""
     return EndpointBusy(
         f"{timeout.key} is leased already{held}, and a bound endpoint has one owner at a time. "

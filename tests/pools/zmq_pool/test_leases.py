@@ -599,3 +599,31 @@ def test_a_leased_sockets_errors_say_the_same_in_another_process(pool, free_endp
         moved = pickle.loads(pickle.dumps(error))
         assert (str(error), zmq.EAGAIN, error.strerror) == (str(moved), moved.errno, moved.strerror)
         assert isinstance(moved, zmq.Again)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.05])
+def test_a_bind_beyond_the_cap_over_all_keys_names_that_cap(free_endpoint, timeout):
+    """A bound endpoint that nobody has leased is no EndpointBusy while other leases take up the cap over all keys."""
+    bound = SocketConfig(SocketType.REP, "tcp://127.0.0.1:*", bind=True)
+    with ZMQPool(ZMQPoolSettings(max_total_connections=1)) as pool:
+        with pool.socket(SocketConfig(SocketType.REQ, free_endpoint)):
+            with pytest.raises(PoolTimeout, match="ZMQ_POOL_MAX_TOTAL_CONNECTIONS") as refused:
+                pool.socket(bound, timeout).__enter__()
+            assert (1, 0) == (refused.value.total, refused.value.in_use)
+        with pool.socket(bound):
+            with pytest.raises(EndpointBusy, match="leased already"), pool.socket(bound, timeout):
+                pass
+
+
+async def test_a_bind_in_asyncio_beyond_the_cap_over_all_keys_names_that_cap(free_endpoint):
+    """The same in asyncio."""
+    bound = SocketConfig(SocketType.REP, "tcp://127.0.0.1:*", bind=True)
+    async with ZMQPool(ZMQPoolSettings(max_total_connections=1)) as pool:
+        async with pool.socket(SocketConfig(SocketType.REQ, free_endpoint)):
+            with pytest.raises(PoolTimeout, match="ZMQ_POOL_MAX_TOTAL_CONNECTIONS"):
+                async with pool.socket(bound):
+                    pass
+        async with pool.socket(bound):
+            with pytest.raises(EndpointBusy, match="leased already"):
+                async with pool.socket(bound):
+                    pass
