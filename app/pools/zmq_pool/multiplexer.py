@@ -68,7 +68,7 @@ class Multiplexer:
         self._queue: OrderedDict[bytes, tuple[bytes, Reply]] = OrderedDict()
         self._expiring: dict[float, list[bytes]] = {}
         self._closed = False
-        self._counts = {"requests": 0, "connections": 1, "expired": 0, "lost": 0, "stale": 0}
+        self._counts = {"connections": 1, "expired": 0, "lost": 0, "stale": 0}
         self._retiring: list[Connection] = []
         self._connection = Connection(self, open_socket())
 
@@ -221,9 +221,9 @@ class Multiplexer:
                 if not reply.done():
                     reply.set_exception(PoolClosed("zmq"))
 
-    def note(self, event: str, count: int = 1) -> None:
+    def note(self, event: str) -> None:
         """Count an event for the statistics."""
-        self._counts[event] += count
+        self._counts[event] += 1
 
     def figures(self) -> dict[str, Any]:
         """Return the statistics, in the shape of a bucket's."""

@@ -21,12 +21,13 @@ from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import LeaseLeaked, NoReply, NotSent, PoolClosed, UnexpectedReply
+from app.pools.errors import LeaseLeaked, NoReply, NotSent, PoolClosed, PoolTimeout, UnexpectedReply
 from app.pools.pool import Health
 from app.pools.zmq_pool.backlog import Frames
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
+from app.pools.zmq_pool.gate import Gate
 from app.pools.zmq_pool.leases import Lease, OutletLease, SharedLease
 from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.opening import open_dealer
@@ -73,6 +74,7 @@ class ZMQPool(ManagedPool):
         self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
         # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
         self._multiplexers: dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexer]] = {}
+        self._gate = Gate(lambda: self._paused)
         self._budget = _total_cap(self.settings)
         self._sentinels = Sentinels(lambda: self.context)
 
@@ -156,16 +158,20 @@ class ZMQPool(ManagedPool):
         Args:
             config: a REQ configuration that connects.
             body: the request.
-            timeout: seconds for all of it, ``config.receive_timeout`` unless given.
+            timeout: seconds for all of it. Unless given, ``config.receive_timeout``, and for as long as the pool is
+                paused the limit of a checkout.
 
         Raises:
             NotSent: no peer was connected in time, or too many requests wait; sending it again is safe.
+            PoolTimeout: the pool stayed paused.
             NoReply: the request was sent and no reply came in time; the peer may have executed it.
             ConnectionLost: the connection broke meanwhile; ``maybe_executed`` says whether to be careful.
             UnexpectedReply: the reply has more than one frame.
         """
         if not config.multiplexed:
             return await self._request_by_lease(config, body, timeout)
+        if self._paused:
+            timeout = await self._wait_for_resume(config, timeout)
         try:
             multiplexer = self._multiplexers[asyncio.get_running_loop()][config]
         except KeyError:
@@ -176,6 +182,18 @@ class ZMQPool(ManagedPool):
         except asyncio.CancelledError:
             multiplexer.give_up(number)
             raise
+
+    async def _wait_for_resume(self, config: SocketConfig, timeout: float | None) -> float | None:
+        """Wait as a lease does while the pool is paused. Returns what is left of ``timeout``."""
+        since = time.monotonic()
+        passed = await self._gate.passed(self.settings.checkout_timeout if timeout is None else timeout)
+        waited = time.monotonic() - since
+        if self._closed:
+            raise PoolClosed(self.name)
+        if not passed:
+            waiters = self._gate.waiting
+            raise PoolTimeout(self.name, config.label, capacity=1, in_use=0, waiters=waiters, waited=waited)
+        return None if timeout is None else max(0.001, timeout - waited)
 
     async def _request_by_lease(self, config: SocketConfig, body: bytes, timeout: float | None) -> bytes:
         _expect(config, SocketType.REQ)
@@ -363,12 +381,18 @@ class ZMQPool(ManagedPool):
         super().start()
         self.context  # noqa: B018 - made now, so that what keeps it from being made shows at the start
 
+    def resume(self) -> None:
+        """Hand out again, first to those who waited."""
+        super().resume()
+        self._gate.open()
+
     def _buckets(self) -> Iterable[Bucket[Any]]:
         return [desk.bucket for desk in self._all_desks()]
 
     def _refuse(self) -> None:
         for desk in self._all_desks():
             desk.bucket.refuse()
+        self._gate.open()
 
     def _drain(self, deadline: float) -> list[str]:
         with self._lock:
@@ -411,6 +435,7 @@ class ZMQPool(ManagedPool):
         self._forget_keys()
         self._multiplexers = {}
         self._context = None
+        self._gate = Gate(lambda: self._paused)
         self._budget = _total_cap(self.settings)
 
 

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, UnexpectedReply
+from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, PoolTimeout, UnexpectedReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
 from app.pools.zmq_pool.multiplexer import WINDOW
 from tests.support.echo import replier
@@ -334,6 +334,39 @@ def test_a_first_request_beside_a_stop_is_served_or_refused():
                 time.sleep(choose.random() * 0.002)  # the stop meets the request at any point
                 pool.stop()
                 assert asking.result(20) in (b"served", b"refused")
+
+
+async def test_a_paused_pool_holds_requests_back(pool):
+    """While the pool is paused a request waits, as a lease does, up to its timeout; on `resume` it is sent."""
+    seen = []
+    with replier(lambda frames: seen.append(frames[0]) or frames) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        assert b"before" == await pool.request_async(config, b"before")
+        for _ in range(20):
+            pool.pause()
+            with pytest.raises(PoolTimeout):
+                await pool.request_async(config, b"too long", timeout=0.01)
+            waiting = [asyncio.create_task(pool.request_async(config, b"held back", timeout=60)) for _ in range(3)]
+            other = asyncio.create_task(asyncio.to_thread(asyncio.run, pool.request_async(config, b"held back")))
+            await eventually_async(lambda: pool._gate.waiting == 4)
+            resuming = asyncio.create_task(asyncio.to_thread(pool.resume))
+            assert [b"held back"] * 4 == await asyncio.wait_for(asyncio.gather(*waiting, other), 10)
+            await resuming
+        assert 1 + 20 * 4 == len(seen)
+
+
+async def test_requests_held_back_by_a_pause_have_the_checkouts_time_limit_and_end_with_a_stop():
+    """Without a timeout a request waits as long for `resume` as a checkout may, and a stop is PoolClosed to it."""
+    async with ZMQPool(ZMQPoolSettings(checkout_timeout=0.05)) as pool:
+        config = SocketConfig(SocketType.REQ, "tcp://127.0.0.1:9", receive_timeout=60)
+        pool.pause()
+        with pytest.raises(PoolTimeout):
+            await asyncio.wait_for(pool.request_async(config, b"x"), 10)
+        waiting = asyncio.create_task(pool.request_async(config, b"x", timeout=60))
+        await eventually_async(lambda: pool._gate.waiting == 1)
+        await pool.stop_async()
+        with pytest.raises(PoolClosed):
+            await asyncio.wait_for(waiting, 10)
 
 
 class Loop(asyncio.SelectorEventLoop):
