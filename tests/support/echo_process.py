@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -69,8 +70,9 @@ class EchoProcess:
         self._process.stdout.close()
 
     def freeze(self) -> None:
-        """Stop executing, with connections open."""
+        """Stop executing, with connections open; return when it has stopped."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """Go on."""

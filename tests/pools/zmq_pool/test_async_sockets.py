@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import inspect
+import threading
 import warnings
 import weakref
 
@@ -108,6 +109,40 @@ async def test_a_monitor_is_awaited_as_well(pool):
             assert zmq.EVENT_HANDSHAKE_SUCCEEDED == event["event"]
             socket.disable_monitor()
             monitor.close(0)
+
+
+async def test_a_cancellation_inside_a_lease_costs_that_socket_only(pool):
+    """Of three leases out one is cancelled as it waits: the others get their own replies, and so do the next ones."""
+    go_on = threading.Event()
+
+    def answer_late(frames):
+        go_on.wait(10)
+        return frames
+
+    with replier(answer_late) as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, max_connections=3)
+
+        async def ask(body, sent=None):
+            async with pool.socket(config) as socket:
+                await socket.send(body)
+                if sent is not None:
+                    await sent.wait()
+                return await socket.recv()
+
+        for _ in range(5):
+            go_on.clear()
+            all_sent = asyncio.Barrier(4)
+            asking = [asyncio.create_task(ask(b"%d" % n, all_sent)) for n in range(3)]
+            await asyncio.wait_for(all_sent.wait(), 10)
+            before = pool.get_stats()["pools"][config.label]["discarded"]
+            asking[1].cancel()
+            go_on.set()
+            first, cancelled, third = await asyncio.gather(*asking, return_exceptions=True)
+            assert (b"0", b"2") == (first, third)
+            assert isinstance(cancelled, asyncio.CancelledError)
+            assert 1 == pool.get_stats()["pools"][config.label]["discarded"] - before
+            assert 2 == pool.get_stats()["metrics"]["total_connections"]
+            assert [b"%d" % n for n in range(30)] == await asyncio.gather(*(ask(b"%d" % n) for n in range(30)))
 
 
 async def test_a_lost_lease_is_collected_though_it_was_watched(pool):

@@ -217,6 +217,39 @@ async def test_a_frozen_server_is_noticed_by_its_heartbeat(pool):
         assert b"again" == await pool.request_async(config, b"again")
 
 
+async def test_a_server_frozen_for_a_moment_answers_all(pool):
+    """A stop too short for the heartbeat loses nothing: every request gets its own reply when the server goes on."""
+    with echo_process("REP") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60, heartbeat=60)
+        assert b"warm" == await pool.request_async(config, b"warm")
+        for _ in range(3):
+            server.freeze()
+            asking = [asyncio.create_task(pool.request_async(config, b"%d" % n)) for n in range(1000)]
+            await eventually_async(lambda: figures(pool, config)["in_flight"] == WINDOW)
+            server.thaw()
+            assert [b"%d" % n for n in range(1000)] == await asyncio.wait_for(asyncio.gather(*asking), 30)
+        assert 1 == figures(pool, config)["connections"]
+
+
+async def test_a_server_frozen_under_load_gives_no_stranger_a_reply(pool):
+    """Of 1000 requests to a server that stops for long, those sent fail as maybe executed, the others are answered."""
+    with echo_process("REP") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60, heartbeat=0.2)
+        assert b"warm" == await pool.request_async(config, b"warm")
+        for _ in range(3):
+            server.freeze()
+            asking = [asyncio.create_task(pool.request_async(config, b"%d" % n)) for n in range(1000)]
+            await eventually_async(lambda asking=asking: sum(task.done() for task in asking) >= WINDOW)
+            assert 1000 - WINDOW == figures(pool, config)["waiting"]
+            server.thaw()
+            outcomes = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), 30)
+            lost = [isinstance(outcome, ConnectionLost) for outcome in outcomes]
+            assert all(lost[:WINDOW])
+            assert not all(lost[WINDOW:])  # some may be: on a busy machine a heartbeat can be late again
+            for n, outcome in enumerate(outcomes):
+                assert outcome.maybe_executed if lost[n] else outcome == b"%d" % n
+
+
 async def test_a_reply_of_several_frames_is_an_error(pool):
     """A request whose reply has two frames fails clearly, and the next one is not affected."""
     with replier(lambda frames: [b"a", b"b"] if frames[0] == b"two" else frames) as endpoint:

@@ -204,6 +204,29 @@ def test_a_forked_child_has_sockets_of_its_own():
         pool.stop(timeout=0.1)
 
 
+def _ask_in_spawned(config, answers):
+    answers.put(get_zmq_pool().request(config, b"spawned"))
+    answers.put(asyncio.run(get_zmq_pool().request_async(config, b"spawned")))
+
+
+def test_a_spawned_child_asks_by_the_configuration_that_it_was_given():
+    """Children that are spawned while leases are out take the configuration along, and ask through their own pool."""
+    with ZMQPool() as pool, echo_process() as server:
+        config = SocketConfig("REQ", server.endpoint, options={zmq.RCVHWM: 10}, receive_timeout=20)
+        spawning = multiprocessing.get_context("spawn")
+        answers = spawning.SimpleQueue()
+        with pool.socket(config) as socket:
+            socket.send(b"parent")
+            children = [spawning.Process(target=_ask_in_spawned, args=(config, answers)) for _ in range(2)]
+            for child in children:
+                child.start()
+            for child in children:
+                child.join(30)
+                assert 0 == child.exitcode
+            assert b"parent" == socket.recv()
+        assert [b"spawned"] * 4 == [answers.get() for _ in range(4)]
+
+
 _SPAWNED = """
 import sys
 from app.pools.zmq_pool import SocketConfig, SocketType, get_zmq_pool
