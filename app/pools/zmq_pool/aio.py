@@ -151,7 +151,6 @@ class AsyncSocket:
 
     async def poll(self, timeout: int | None = None, flags: int = zmq.POLLIN) -> int:
         """Wait up to ``timeout`` milliseconds until the socket is ready for one of ``flags``; return which, or 0."""
-
         events = int(self._socket.get(zmq.EVENTS)) & flags
         if events or timeout == 0:
             self._rouse()
@@ -217,7 +216,6 @@ class AsyncSocket:
             for waiter in self._receivers:
                 if not waiter.done():
                     waiter.set_exception(copy.copy(lost))
-            return
         self._lookout = self._loop.call_later(LOOK_EVERY, self._look_out, socket)
 
     def _attempt(self, operation: Callable[[], R]) -> R:

@@ -21,7 +21,7 @@ from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import LeaseLeaked, NoReply, NotSent, PoolClosed, PoolTimeout, UnexpectedReply
+from app.pools.errors import LeaseLeaked, PoolClosed, PoolTimeout, UnexpectedReply
 from app.pools.pool import Health
 from app.pools.zmq_pool.backlog import Frames
 from app.pools.zmq_pool.config import SocketConfig, SocketType
@@ -138,11 +138,11 @@ class ZMQPool(ManagedPool):
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.socket(config, timeout) as socket:
             if deadline is not None:
-                left = max(0.001, deadline - time.monotonic())
+                left = _left(deadline)
                 socket.settle_timeouts(min(left, config.send_timeout), left)
             socket.send(body)
             if deadline is not None:
-                left = max(0.001, deadline - time.monotonic())
+                left = _left(deadline)
                 socket.settle_timeouts(left, left)
             reply: zmq.Frame = socket.recv(copy=False)
             if reply.more:
@@ -163,7 +163,7 @@ class ZMQPool(ManagedPool):
 
         Raises:
             NotSent: no peer was connected in time, or too many requests wait; sending it again is safe.
-            PoolTimeout: the pool stayed paused.
+            PoolTimeout: the pool stayed paused, or, not multiplexed, every socket in use.
             NoReply: the request was sent and no reply came in time; the peer may have executed it.
             ConnectionLost: the connection broke meanwhile; ``maybe_executed`` says whether to be careful.
             UnexpectedReply: the reply has more than one frame.
@@ -197,20 +197,18 @@ class ZMQPool(ManagedPool):
 
     async def _request_by_lease(self, config: SocketConfig, body: bytes, timeout: float | None) -> bytes:
         _expect(config, SocketType.REQ)
-        sent = False
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit, self.socket(config, timeout) as socket:
-                await socket.send(body)
-                sent = True
-                reply: zmq.Frame = await socket.recv(copy=False)
-                if reply.more:
-                    raise UnexpectedReply(config.endpoint)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            what = NoReply if sent else NotSent
-            raise what(f"{config.label} did not {'reply' if sent else 'send'} within {timeout:g} s") from None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        async with self.socket(config, timeout) as socket:
+            if deadline is not None:
+                left = _left(deadline)
+                socket.settle_timeouts(min(left, config.send_timeout), left)
+            await socket.send(body)
+            if deadline is not None:
+                left = _left(deadline)
+                socket.settle_timeouts(left, left)
+            reply: zmq.Frame = await socket.recv(copy=False)
+            if reply.more:
+                raise UnexpectedReply(config.endpoint)
         return reply.bytes
 
     def _open_multiplexer(self, loop: asyncio.AbstractEventLoop, config: SocketConfig) -> Multiplexer:
@@ -446,6 +444,10 @@ def _total_cap(settings: ZMQPoolSettings) -> Budget:
 def _expect(config: SocketConfig, kind: SocketType) -> None:
     if config.socket_type is not kind:
         raise TypeError(f"a {kind.name} configuration is needed here, not {config.label}")
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
 
 
 def _check_body(body: object) -> None:

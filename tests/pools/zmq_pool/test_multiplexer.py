@@ -388,6 +388,22 @@ async def test_a_paused_pool_holds_requests_back(pool):
         assert 1 + 20 * 4 == len(seen)
 
 
+async def test_a_request_that_leases_waits_for_its_socket_up_to_its_timeout(pool):
+    """Not multiplexed, a request is PoolTimeout while the pool is paused or its sockets are in use, later NoReply."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, multiplexed=False, max_connections=1)
+        assert b"warm" == await pool.request_async(config, b"warm", timeout=10)
+        pool.pause()
+        with pytest.raises(PoolTimeout):
+            await pool.request_async(config, b"x", timeout=0.05)
+        pool.resume()
+        with pool.socket(config), pytest.raises(PoolTimeout, match="1 of 1 in use"):
+            await pool.request_async(config, b"x", timeout=0.05)
+        with pytest.raises(NoReply):
+            await pool.request_async(config, b"silence", timeout=0.5)
+        assert b"next" == await pool.request_async(config, b"next", timeout=10)
+
+
 async def test_requests_held_back_by_a_pause_have_the_checkouts_time_limit_and_end_with_a_stop():
     """Without a timeout a request waits as long for `resume` as a checkout may, and a stop is PoolClosed to it."""
     async with ZMQPool(ZMQPoolSettings(checkout_timeout=0.05)) as pool:
