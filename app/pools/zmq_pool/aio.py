@@ -195,7 +195,7 @@ class AsyncSocket:
             raise zmq.Again
         socket = self._socket
         if self._lookout is None and isinstance(socket, WatchfulSocket) and socket.watchful:
-            self._lookout = self._loop.call_later(LOOK_EVERY, self._look_out, socket)
+            self._lookout = self._loop.call_later(LOOK_EVERY, _look_out, weakref.ref(self))
         try:
             return await self._perform(operation, self._receivers, self._limit(zmq.RCVTIMEO))
         except ReplyLost:  # a TimeoutError as well
@@ -203,10 +203,11 @@ class AsyncSocket:
         except TimeoutError:
             raise socket.not_received() from None
 
-    def _look_out(self, socket: WatchfulSocket) -> None:
+    def _look_out(self) -> None:
         """Fail those who wait for a reply if the endpoint is down."""
         self._lookout = None
-        if not self._receivers:
+        socket = self._socket
+        if not self._receivers or not isinstance(socket, WatchfulSocket):
             self._is_down = False
             return
         try:
@@ -216,7 +217,7 @@ class AsyncSocket:
             for waiter in self._receivers:
                 if not waiter.done():
                     waiter.set_exception(copy.copy(lost))
-        self._lookout = self._loop.call_later(LOOK_EVERY, self._look_out, socket)
+        self._lookout = self._loop.call_later(LOOK_EVERY, _look_out, weakref.ref(self))
 
     def _attempt(self, operation: Callable[[], R]) -> R:
         try:
@@ -314,6 +315,12 @@ class _Watch:
     def end(self, keeping: object = None) -> None:
         """Watch no more. What is ``keeping`` the descriptor open lives until then."""
         self._loop.remove_reader(self._descriptor)
+
+
+def _look_out(reference: weakref.ref[AsyncSocket]) -> None:
+    socket = reference()
+    if socket is not None:
+        socket._look_out()
 
 
 def _wake_first(queue: deque[asyncio.Future[None]]) -> None:

@@ -152,6 +152,8 @@ async def test_a_lost_lease_is_collected_though_it_was_watched(pool):
         for _ in range(10):
             lease = pool.socket(config)
             socket = await lease.__aenter__()
+            await socket.send(b"answered")
+            assert b"answered" == await socket.recv()
             await socket.send(b"silence")
             assert 0 == await socket.poll(1)
             collected = weakref.ref(socket._socket)
