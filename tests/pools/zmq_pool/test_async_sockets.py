@@ -101,10 +101,10 @@ async def test_a_look_at_the_events_takes_nobodys_wake_up(pool):
 
 async def test_a_monitor_is_awaited_as_well(pool):
     """The monitor of a leased socket gives its events to those who await them."""
-    with replier() as endpoint:
+    with replier() as endpoint, replier() as other:
         async with pool.socket(SocketConfig(SocketType.REQ, endpoint)) as socket:
             monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-            socket.connect(endpoint)
+            socket.connect(other)
             event = await asyncio.wait_for(recv_monitor_message(monitor), 10)
             assert zmq.EVENT_HANDSHAKE_SUCCEEDED == event["event"]
             socket.disable_monitor()

@@ -84,7 +84,8 @@ async def test_cancelled_and_expired_requests_confuse_no_other(pool):
             for task in cancelled:
                 asyncio.get_running_loop().call_later(choose.random() * 0.01, task.cancel)
             assert [b"%d" % n for n in range(300)] == await asyncio.gather(*good)
-            assert all(isinstance(e, NoReply) for e in await asyncio.gather(*silent, return_exceptions=True))
+            # On a busy machine some expire before there is room for them in the window.
+            assert all(isinstance(e, NoReply | NotSent) for e in await asyncio.gather(*silent, return_exceptions=True))
             await asyncio.gather(*cancelled, return_exceptions=True)
         assert 0 == figures(pool, config)["in_flight"]
 
