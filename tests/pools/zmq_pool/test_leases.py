@@ -2,8 +2,8 @@
 
 import asyncio
 import math
-import re
 import pickle
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import zmq
 
 from app.pools.errors import ConnectionLost, NoReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
