@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -68,6 +69,8 @@ class Multiplexer:
         self._queue: OrderedDict[bytes, tuple[bytes, Reply]] = OrderedDict()
         self._expiring: dict[float, list[bytes]] = {}
         self._closed = False
+        self._seen_serial = 0
+        self._idle_since = time.monotonic()
         self._counts = {"connections": 1, "expired": 0, "lost": 0, "stale": 0}
         self._retiring: list[Connection] = []
         self._connection = Connection(self, open_socket())
@@ -197,6 +200,13 @@ class Multiplexer:
     def busy(self) -> int:
         """How many callers wait for a request that is queued or on the way. May be read from any thread."""
         return self._waiting() + self._in_flight()
+
+    def idle_seconds(self) -> float:
+        """Return for how long nobody has used it, as far as the calls of this have seen. For any thread."""
+        if self.busy or self._serial != self._seen_serial:
+            self._seen_serial = self._serial
+            self._idle_since = time.monotonic()
+        return time.monotonic() - self._idle_since
 
     def _waiting(self) -> int:
         return _undone(reply for _, reply in list(self._queue.values()))

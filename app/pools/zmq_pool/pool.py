@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -27,9 +25,11 @@ from app.pools.zmq_pool.backlog import Frames
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
+from app.pools.zmq_pool.desks import Desks
 from app.pools.zmq_pool.gate import Gate
 from app.pools.zmq_pool.leases import Lease, OutletLease, SharedLease
 from app.pools.zmq_pool.multiplexer import Multiplexer
+from app.pools.zmq_pool.multiplexers import Multiplexers, end
 from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.pipeline import pipeline
@@ -38,7 +38,6 @@ from app.pools.zmq_pool.sentinel import Sentinels
 log = logging.getLogger(__name__)
 
 _EXIT_TIMEOUT = 2.0
-_PATIENCE = 0.005
 _KNOWN_AT_MOST = 1024
 
 
@@ -63,17 +62,14 @@ class ZMQPool(ManagedPool):
         self.settings = settings or ZMQPoolSettings()
         super().__init__(sweep_interval=self.settings.health_check_interval)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._desks: dict[SocketConfig, Desk] = {}
-        # Forgotten, as nobody used them. Who had looked one up by then may use it all the same, and keeps it alive.
-        self._forgotten: weakref.WeakSet[Desk] = weakref.WeakSet()
+        self._desks = Desks(self._make_desk)
         # What leasing and publishing call, looked up once: on a local socket each step to it shows. Leasing has it
         # by the configuration's identity, because its hash is a call as well; the configuration is kept beside it,
         # so that no other has that identity.
         self._known: dict[int, tuple[type[OutletLease | SharedLease], Bucket[Any], SocketConfig]] = {}
         self._publish: dict[SocketConfig, Callable[[Frames], None]] = {}
         self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
-        # The loop is the outer key, because a multiplexer belongs to the thread that runs its loop.
-        self._multiplexers: dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexer]] = {}
+        self._multiplexers = Multiplexers()
         self._gate = Gate(lambda: self._paused)
         self._budget = _total_cap(self.settings)
         self._sentinels = Sentinels(lambda: self.context)
@@ -220,16 +216,10 @@ class ZMQPool(ManagedPool):
             context = self.context
             desk = self._open_desk(config)
             desk.watch()
-            self._close_those_of_closed_loops()
+            self._multiplexers.close_those_of_closed_loops()
             made = Multiplexer(loop, config, lambda: open_dealer(context, config), desk.trouble)
-            self._multiplexers.setdefault(loop, {})[config] = made
+            self._multiplexers.add(made)
         return made
-
-    def _close_those_of_closed_loops(self) -> None:
-        """Close what an ``asyncio.run`` left behind; nothing else can use it any more."""
-        for loop in [loop for loop in self._multiplexers if loop.is_closed()]:
-            for multiplexer in self._multiplexers.pop(loop).values():
-                multiplexer.close()
 
     def request_many(self, config: SocketConfig, bodies: Iterable[bytes], timeout: float | None = None) -> list[bytes]:
         """Send many requests through one connection without waiting for each reply in turn.
@@ -312,7 +302,7 @@ class ZMQPool(ManagedPool):
         """Say which endpoints are up. Nothing is sent to them; the connections that there are tell."""
         health = super().health()
         endpoints: dict[str, bool | None] = {}
-        for desk in list(self._desks.values()):
+        for desk in self._desks.open_ones():
             if desk.watched:
                 endpoints[desk.config.endpoint] = desk.up
                 if desk.up is False:
@@ -328,13 +318,12 @@ class ZMQPool(ManagedPool):
             raise TypeError(f"a SocketConfig is needed, not {type(config).__name__}: {config!r}")
         with self._lock:
             self._ensure_running()  # under the lock: what comes after a stop has begun, it would not close
-            desk = self._desks.get(config)
-            if desk is None:
-                desk = self._desks[config] = Desk(
-                    config, self.settings, lambda: self.context, self._budget, self._vacate, self._sentinels
-                )
-                self._hold_back(desk.bucket)
-            return desk
+            return self._desks.open(config)
+
+    def _make_desk(self, config: SocketConfig) -> Desk:
+        desk = Desk(config, self.settings, lambda: self.context, self._budget, self._desks.vacate, self._sentinels)
+        self._hold_back(desk.bucket)
+        return desk
 
     def _get_to_know(self, config: SocketConfig) -> tuple[type[OutletLease | SharedLease], Bucket[Any]]:
         with self._lock:  # so that nothing is known that is forgotten at the same time
@@ -344,33 +333,22 @@ class ZMQPool(ManagedPool):
             self._known[id(config)] = desk.lease, desk.bucket, config
         return desk.lease, desk.bucket
 
-    def _all_desks(self) -> list[Desk]:
-        with self._lock:
-            return [*self._desks.values(), *self._forgotten]
-
     def _forget_deserted(self) -> None:
-        """Forget the configurations that nobody uses any more: a service may meet new endpoints for ever."""
         with self._lock:
-            asked = {config for of_loop in self._multiplexers.values() for config in of_loop}
-            deserted = [desk for desk in self._desks.values() if desk.forgettable and desk.config not in asked]
-            for desk in deserted:
-                del self._desks[desk.config]
-                self._forgotten.add(desk)
-            if deserted:
-                buckets = {id(desk.bucket) for desk in deserted}
+            deserted = self._desks.forget_deserted({multiplexer.config for multiplexer in self._multiplexers.all()})
+            buckets = {id(desk.bucket) for desk in deserted}
+            if buckets:
                 self._known = {key: known for key, known in self._known.items() if id(known[1]) not in buckets}
-            deserted += [desk for desk in self._forgotten if desk.forgettable]
         for desk in deserted:
             desk.unwatch()
 
     def _forget_keys(self) -> None:
-        self._desks, self._known, self._publish, self._push = {}, {}, {}, {}
-        self._forgotten = weakref.WeakSet()
+        self._desks.clear()
+        self._known, self._publish, self._push = {}, {}, {}
 
-    def _vacate(self, config: SocketConfig) -> bool:
-        """Have the other configurations that bind the same endpoint, and do not use it, give it up."""
-        others = [desk for desk in list(self._desks.values()) if desk.config.bind and desk.config != config]
-        return any(desk.vacate() for desk in others if desk.config.endpoint == config.endpoint)
+    def _all_desks(self) -> list[Desk]:
+        with self._lock:
+            return self._desks.all()
 
     # Life
 
@@ -396,10 +374,9 @@ class ZMQPool(ManagedPool):
         with self._lock:
             desks = self._all_desks()
             self._forget_keys()
-            multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
-            self._multiplexers = {}
+            multiplexers = self._multiplexers.take_all()
         holders = [holder for desk in desks for holder in desk.drain(deadline)]
-        holders += [line for each in multiplexers for line in _end(each, deadline)]
+        holders += [line for each in multiplexers for line in end(each, deadline)]
         self._sentinels.dismiss()
         with self._lock:
             self._sentinels = Sentinels(lambda: self.context)
@@ -409,29 +386,28 @@ class ZMQPool(ManagedPool):
         return holders
 
     def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        known = [desk for desk in self._all_desks() if desk.config in self._desks or not desk.bucket.deserted]
-        figures = [(desk.config.label, desk.figures()) for desk in known]
         with self._lock:
-            multiplexers = [each for of_loop in self._multiplexers.values() for each in of_loop.values()]
-        return figures + [(f"{each.config.label} (asyncio)", each.figures()) for each in multiplexers]
+            desks, multiplexers = self._desks.used(), list(self._multiplexers.all())
+        yield from ((desk.config.label, desk.figures()) for desk in desks)
+        yield from ((f"{each.config.label} (asyncio)", each.figures()) for each in multiplexers)
 
     def sweep(self) -> None:
         """Close sockets that were idle too long or are too old, and report leases held too long."""
         for desk in self._all_desks():
             desk.sweep()
         with self._lock:
-            self._close_those_of_closed_loops()
+            self._multiplexers.close_those_of_closed_loops()
+            self._multiplexers.close_idle(self.settings.max_idle_time)
         self._forget_deserted()
 
     def forget_after_fork(self) -> None:
         """Start empty in a child process: sockets and context are the parent's."""
         super().forget_after_fork()
-        for desk in [*self._desks.values(), *self._forgotten]:
+        for desk in self._desks.all():
             desk.forget_after_fork()
         self._sentinels.forget_after_fork()
-        forks.bury(self._desks, self._multiplexers)
+        forks.bury(*self._desks.all(), *self._multiplexers.take_all())
         self._forget_keys()
-        self._multiplexers = {}
         self._context = None
         self._gate = Gate(lambda: self._paused)
         self._budget = _total_cap(self.settings)
@@ -453,40 +429,6 @@ def _left(deadline: float) -> float:
 def _check_body(body: object) -> None:
     if isinstance(body, str):
         raise TypeError("a request must be bytes, not str; encode it first")
-
-
-def _end(multiplexer: Multiplexer, deadline: float) -> list[str]:
-    """Wait for a multiplexer's requests until ``deadline`` and close it, in its loop's thread."""
-    loop = multiplexer.loop
-    try:
-        inside = asyncio.get_running_loop() is loop
-    except RuntimeError:
-        inside = False
-    if inside or not loop.is_running():
-        left = multiplexer.busy  # nothing can make progress while this thread waits
-        multiplexer.close()
-    else:
-        while multiplexer.busy and time.monotonic() < deadline and not loop.is_closed():
-            time.sleep(_PATIENCE)
-        left = multiplexer.busy
-        _close_in_its_loop(multiplexer, max(deadline, time.monotonic() + 1.0))
-    return [f"{multiplexer.config.label}: {left} asyncio requests without their reply"] if left else []
-
-
-def _close_in_its_loop(multiplexer: Multiplexer, deadline: float) -> None:
-    """Close a multiplexer in the thread that runs its loop, or here if the loop ends before it comes to that."""
-    closed = threading.Event()
-
-    def close() -> None:
-        multiplexer.close()
-        closed.set()
-
-    with contextlib.suppress(RuntimeError):  # the loop was closed this moment
-        multiplexer.loop.call_soon_threadsafe(close)
-    while not closed.wait(_PATIENCE) and time.monotonic() < deadline:
-        if multiplexer.loop.is_closed():
-            multiplexer.close()
-            return
 
 
 _started: weakref.WeakSet[ZMQPool] = weakref.WeakSet()

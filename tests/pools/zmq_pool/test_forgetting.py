@@ -1,5 +1,6 @@
 """Endpoints come and go: what nobody uses any more costs nothing and worries nobody."""
 
+import asyncio
 import gc
 import weakref
 
@@ -10,7 +11,8 @@ from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import NotSent
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
 from tests.support.echo import replier
-from tests.support.waiting import eventually
+from tests.support.echo_process import echo_process
+from tests.support.waiting import eventually, eventually_async
 
 ENDPOINTS = 20
 
@@ -34,6 +36,40 @@ def test_endpoints_used_once_leave_no_descriptor_behind(pool):
     eventually(lambda: not pool.get_stats()["pools"])
     assert {} == pool.health()["endpoints"]
     eventually(lambda: process.num_fds() <= before)
+
+
+async def test_endpoints_asked_once_from_a_loop_leave_no_descriptor_behind(pool):
+    """What `request_async` opened for an endpoint is closed after the idle time, while its loop runs on."""
+    process = psutil.Process()
+    with replier() as endpoint:
+        assert b"first" == await pool.request_async(SocketConfig(SocketType.REQ, endpoint), b"first")
+    await eventually_async(lambda: not pool.get_stats()["pools"])
+    before = process.num_fds()
+    for _ in range(ENDPOINTS):
+        with replier() as endpoint:
+            assert b"hello" == await pool.request_async(SocketConfig(SocketType.REQ, endpoint), b"hello")
+    await eventually_async(lambda: not pool.get_stats()["pools"])
+    assert {} == pool.health()["endpoints"]
+    await eventually_async(lambda: process.num_fds() <= before)
+
+
+async def test_a_request_that_is_waited_for_keeps_its_connection(pool):
+    """A request without its reply keeps its connection longer than the idle time, and the next one has one, too."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=20)
+        asking = asyncio.create_task(pool.request_async(config, b"silence"))
+        for _ in range(20):
+            pool.sweep()
+            assert b"hello" == await pool.request_async(config, b"hello")
+        for _ in range(50):
+            pool.sweep()
+            await asyncio.sleep(0.001)
+        assert 1 == pool.get_stats()["pools"][f"{config.label} (asyncio)"]["in_flight"]
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await eventually_async(lambda: not pool.get_stats()["pools"])
+        assert b"again" == await pool.request_async(config, b"again")
 
 
 def test_an_endpoint_that_is_gone_is_forgotten_by_health(pool, free_endpoint):
@@ -61,8 +97,8 @@ def test_who_meets_an_endpoint_as_it_is_forgotten_is_served(pool):
     with replier() as endpoint:
         config = SocketConfig(SocketType.REQ, endpoint)
         lease = pool.socket(config)
-        desk = weakref.ref(pool._desks[config])
-        eventually(lambda: config not in pool._desks)
+        desk = weakref.ref(pool._desks.get(config))
+        eventually(lambda: pool._desks.get(config) is None)
         with lease as socket:
             socket.send(b"late")
             assert b"late" == socket.recv()
