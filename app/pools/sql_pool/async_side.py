@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.sql_pool.cleaning import AsyncCleaner, CleansAsync
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
@@ -26,7 +27,6 @@ from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 
 T = TypeVar("T")
 
-_RECOVERY_SECONDS = 2.0
 _CANCEL_SECONDS = 1.0
 """For how long a cancelled call waits for its connection to recover: a server that answers needs some milliseconds."""
 
@@ -41,7 +41,7 @@ class EngineDriver(Driver, Protocol):
         """Make the AsyncEngine on a ``LeasePool``."""
 
 
-class AsyncDriver(EngineDriver, Protocol):
+class AsyncDriver(CleansAsync, EngineDriver, Protocol):
     """What a side for tasks needs of a driver whose calls are coroutines."""
 
     style: Style
@@ -65,9 +65,6 @@ class AsyncDriver(EngineDriver, Protocol):
     def in_transaction(self, record: Record) -> bool:
         """Say whether a transaction is open, without asking the server."""
 
-    async def rollback(self, record: Record) -> None:
-        """Roll back."""
-
     def lost(self, record: Record, error: BaseException) -> bool:
         """Say whether an error means that the connection is no more."""
 
@@ -89,7 +86,9 @@ class AsyncSide(ABC):
         self.lending_engine = AsyncEngine(watch_writes(self.engine.sync_engine))
         pool = self.engine.sync_engine.pool
         assert isinstance(pool, LeasePool)
+        assert isinstance(pool.cleaner, AsyncCleaner)
         self.bucket: ConnectionBucket = pool.bucket
+        self._clean = pool.cleaner.clean
 
     @abstractmethod
     async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
@@ -119,12 +118,11 @@ class NativeSide(AsyncSide):
         super().__init__(driver, limits, label, budget)
         self._fetch = driver.fetch
         self._in_transaction = driver.in_transaction
-        self._recoveries: set[asyncio.Task[None]] = set()
 
     async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """See ``AsyncSide``."""
         statement = prepare(sql, self.driver.style)
-        if statement.names or params.__class__ is not tuple:
+        if not statement.plain or params.__class__ is not tuple:
             params = statement.bind(params)
         if retry is None or not statement.reads:
             return await self._execute(statement, params, timeout)
@@ -136,26 +134,29 @@ class NativeSide(AsyncSide):
             return await self._execute(statement, params, timeout)
 
     async def _execute(self, statement: Statement, params: Any, timeout: float | None) -> list[Row]:
-        if timeout is not None:
-            return await self._call(lambda record: self._fetch(record, statement, params), timeout)
+        if timeout is not None or statement.residue:
+            return await self._call(lambda record: self._fetch(record, statement, params), statement, timeout)
         bucket = self.bucket
         entry = await bucket.checkout_async()
         record = entry.resource
         try:
             rows = await self._fetch(record, statement, params)
-            if self._in_transaction(record):
-                await self._end_transaction(entry)
         except BaseException as error:
             await self._fail(entry, error)
             raise
-        bucket.give_back(entry)
+        if self._in_transaction(record):
+            self._end(entry)
+        else:
+            bucket.give_back(entry)
         return rows
 
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
         statement = prepare(sql, self.driver.style)
         counted = _Rows(statement, rows)
-        return await self._store(lambda record: self.driver.execute_many(record, statement, counted), counted, timeout)
+        return await self._store(
+            lambda record: self.driver.execute_many(record, statement, counted), statement, counted, timeout
+        )
 
     async def copy_rows(
         self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
@@ -163,7 +164,7 @@ class NativeSide(AsyncSide):
         """See ``AsyncSide``."""
         counted = _Rows(None, rows)
         return await self._store(
-            lambda record: self.driver.copy_rows(record, table, columns, counted), counted, timeout
+            lambda record: self.driver.copy_rows(record, table, columns, counted), None, counted, timeout
         )
 
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
@@ -171,6 +172,7 @@ class NativeSide(AsyncSide):
         statement = prepare(sql, self.driver.style)
         bound = statement.bind(params)
         entry = await self.bucket.checkout_async(timeout)
+        entry.resource.raw.residue |= statement.residue
         try:
             # Left to the garbage collector, the batches would end while the connection recovers.
             async with aclosing(self.driver.stream(entry.resource, statement, bound, batch)) as batches:
@@ -180,12 +182,18 @@ class NativeSide(AsyncSide):
         except BaseException as error:
             await self._fail(entry, error)
             raise
-        self.bucket.give_back(entry)
+        self._end(entry)
 
-    async def _store(self, work: Callable[[Record], Awaitable[None]], rows: _Rows, timeout: float | None) -> int:
+    async def _store(
+        self,
+        work: Callable[[Record], Awaitable[None]],
+        statement: Statement | None,
+        rows: _Rows,
+        timeout: float | None,
+    ) -> int:
         """Do ``work``, which takes the caller's rows; return how many. What they raise reaches the caller as it is."""
         try:
-            await self._call(work, timeout)
+            await self._call(work, statement, timeout)
         except Exception:
             if rows.failure is None:
                 raise
@@ -193,31 +201,39 @@ class NativeSide(AsyncSide):
             raise rows.failure  # out here, where it does not get the driver's view of it as its context
         return rows.count
 
-    async def _call(self, work: Callable[[Record], Awaitable[T]], timeout: float | None) -> T:
-        """Do ``work`` with a connection, within ``timeout`` seconds if there is a limit."""
+    async def _call(
+        self, work: Callable[[Record], Awaitable[T]], statement: Statement | None, timeout: float | None
+    ) -> T:
+        """Do ``work``, which executes ``statement``, with a connection, within ``timeout`` seconds if there is one."""
         started = time.monotonic()
         bucket = self.bucket
         entry = await bucket.checkout_async(None if timeout is None else min(timeout, bucket.limits.checkout_timeout))
         record = entry.resource
+        if statement is not None:
+            record.raw.residue |= statement.residue
         limit = asyncio.timeout(None if timeout is None else max(0.0, started + timeout - time.monotonic()))
         try:
             async with limit:
                 result = await work(record)
-            if self._in_transaction(record):
-                await self._end_transaction(entry)
         except BaseException as error:
             if timeout is not None and limit.expired():
-                self._recover(entry)
+                self._clean(entry)
                 raise QueryTimeout(self.label, timeout) from error
             await self._fail(entry, error)
             raise
-        bucket.give_back(entry)
+        self._end(entry)
         return result
 
-    async def _end_transaction(self, entry: Entry[Record]) -> None:
-        """Roll back the transaction that a statement's text has opened."""
-        report_unfinished(self.label, entry.site)
-        await self.driver.rollback(entry.resource)
+    def _end(self, entry: Entry[Record]) -> None:
+        """Give a connection back, and roll back the transaction that a statement's text has opened."""
+        record = entry.resource
+        unfinished = self._in_transaction(record)
+        if unfinished:
+            report_unfinished(self.label, entry.site)
+        if unfinished or self.driver.residue(record):
+            self._clean(entry)
+        else:
+            self.bucket.give_back(entry)
 
     async def _fail(self, entry: Entry[Record], error: BaseException) -> None:
         """Give a connection back after a failure: a faulty statement does not cost it, nor does a cancellation."""
@@ -227,40 +243,13 @@ class NativeSide(AsyncSide):
             self.bucket.discard(entry)
             if isinstance(error, Exception):
                 raise DatabaseUnavailable(f"the connection to {self.label} was lost: {reason(error)}") from error
-        elif isinstance(error, Exception) and not self._in_transaction(record):
+        elif isinstance(error, Exception) and not (self._in_transaction(record) or self.driver.residue(record)):
             self.bucket.give_back(entry)
         else:
-            recovery = self._recover(entry)
-            if isinstance(error, asyncio.CancelledError) and recovery is not None:
+            cleaning = self._clean(entry)
+            if isinstance(error, asyncio.CancelledError) and cleaning is not None:
                 # `asyncio.run` closes its loop as soon as the tasks that it cancels have ended.
-                await asyncio.wait({recovery}, timeout=_CANCEL_SECONDS)
-
-    def _recover(self, entry: Entry[Record]) -> asyncio.Task[None] | None:
-        """Make a connection usable again in the background, where a second cancellation does not strand it."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # its task was dropped unfinished, and its loop has gone
-            self.bucket.discard(entry)
-            return None
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._recoveries.discard(task)
-            if task.cancelled():  # perhaps before it began
-                self.bucket.discard(entry)
-
-        task = loop.create_task(self._roll_back(entry))
-        self._recoveries.add(task)
-        task.add_done_callback(ended)
-        return task
-
-    async def _roll_back(self, entry: Entry[Record]) -> None:
-        try:
-            async with asyncio.timeout(_RECOVERY_SECONDS):
-                await self.driver.rollback(entry.resource)
-        except Exception:  # noqa: BLE001 - a connection that does not recover is of no use to anybody
-            self.bucket.discard(entry)
-        else:
-            self.bucket.give_back(entry)
+                await asyncio.wait({cleaning}, timeout=_CANCEL_SECONDS)
 
 
 class ThreadedSide(AsyncSide):

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import URL
@@ -18,6 +19,7 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS, residue_of
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style
 
@@ -31,6 +33,35 @@ _PERMANENT_STATES = frozenset({"28P01", "28000", "3D000", "42501"})
 _ENDED_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
 
 
+class Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that knows what its statements have left in the session."""
+
+    residue = NOTHING
+
+    # Not `fetch` and its kin, of which the pool's own calls should not be slowed down; SQLAlchemy uses these.
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        """Execute one statement, or several."""
+        self._note(query)
+        status: str = await super().execute(query, *args, **options)
+        return status
+
+    async def executemany(self, command: str, *args: Any, **options: Any) -> Any:
+        """Execute one statement for each set of parameters."""
+        self._note(command)
+        return await super().executemany(command, *args, **options)
+
+    async def prepare(self, query: str, **options: Any) -> Any:
+        """Prepare a statement."""
+        self._note(query)
+        return await super().prepare(query, **options)
+
+    def _note(self, query: str) -> None:
+        residue = residue_of(query)
+        if residue:
+            self.residue |= residue
+
+
 class AsyncpgDriver:
     """asyncpg connections.
 
@@ -42,6 +73,7 @@ class AsyncpgDriver:
     probed = True
     begin: str | None = None
     begin_readonly: str | None = None
+    residue = attrgetter("raw.residue")
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config
@@ -81,6 +113,7 @@ class AsyncpgDriver:
             timeout=config.connect_timeout,
             ssl=tls_of(config),
             server_settings=server_settings,
+            connection_class=Connection,
             **options,
         )
 
@@ -164,12 +197,23 @@ class AsyncpgDriver:
         answer: bool = record.raw.is_in_transaction()
         return answer
 
-    async def rollback(self, record: Record) -> None:
-        """Roll back; first the server's answer to a cancelled statement is awaited."""
+    async def clean(self, record: Record) -> bool:
+        """Roll back and reset the settings; say whether there was nothing else left.
+
+        First the server's answer to a cancelled statement is awaited.
+        """
+        raw: Connection = record.raw
         with suppress(asyncpg.InFailedSQLTransactionError):
-            await record.raw.execute("SELECT 1")
-        if record.raw.is_in_transaction():
-            await record.raw.execute("ROLLBACK")
+            await raw.execute("SELECT 1")
+        if raw.is_in_transaction():
+            await raw.execute("ROLLBACK")
+        if not raw.residue:
+            return True
+        if raw.residue != SETTINGS or not self.config.prepared:
+            return False
+        await raw.execute(RESET)
+        raw.residue = NOTHING
+        return True
 
     def lost(self, record: Record, error: BaseException) -> bool:
         """Say whether an error means that the connection is no more."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import sqlalchemy
 from greenlet import getcurrent
@@ -18,6 +18,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite, Surface, look_past, site_above
+from app.pools.sql_pool.cleaning import AsyncCleaner, Cleaner, Cleans, CleansAsync
 from app.pools.sql_pool.connections import PING_WITHIN, ConnectionBucket, Record
 from app.pools.sql_pool.watchdog import Cutoff
 
@@ -56,6 +57,10 @@ class Driver(Protocol):
 
     probed: bool
     """Whether a connection can break while it is idle, and ``adopt`` gives it a probe."""
+
+    @property
+    def residue(self) -> Callable[[Record], int]:
+        """What says which residue statements have left on a connection, without asking the server."""
 
     def adopt(self, record: Record) -> None:
         """Take note of a new connection's raw one, and of a probe for it."""
@@ -103,6 +108,12 @@ class LeasePool(Pool):
             probed=driver.probed,
             budget=budget,
         )
+        self.cleaner: Cleaner | AsyncCleaner
+        """Ends the leases that left something."""
+        if asynchronous:
+            self.cleaner = AsyncCleaner(self.bucket, cast(CleansAsync, driver))
+        else:
+            self.cleaner = Cleaner(self.bucket, cast(Cleans, driver))
 
     def _create_connection(self) -> Record:
         record = Record(self)
@@ -165,6 +176,8 @@ class LeasePool(Pool):
             self.bucket.detach(record.entry)
         elif record._is_hard_or_soft_invalidated():
             self.bucket.discard(record.entry)
+        elif self._driver.residue(record):
+            self.cleaner.clean(record.entry)
         else:
             # Still in the Engine's mode, for the next lease may be another Engine's.
             self.bucket.give_back(record.entry)

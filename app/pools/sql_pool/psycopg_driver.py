@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import URL, Engine, create_engine
 
@@ -17,6 +17,7 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS, residue_of
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
@@ -36,6 +37,47 @@ _PERMANENT = re.compile(
 _ENDED = re.compile(r"57P0[1-5]|25P0[34]|08...")
 
 
+class Connection(psycopg.Connection[Any]):
+    """A connection that knows what its statements have left in the session."""
+
+    residue = NOTHING
+
+    def note(self, query: Any) -> None:
+        """Take note of a statement that is about to be executed."""
+        if not isinstance(query, str):
+            query = query.decode(errors="replace") if isinstance(query, bytes) else query.as_string(self)
+        residue = residue_of(query)
+        if residue:
+            self.residue |= residue
+
+
+class Cursor(psycopg.Cursor[Any]):
+    """A cursor whose statements are taken note of."""
+
+    _conn: Connection
+
+    def execute(self, query: Any, *args: Any, **options: Any) -> Self:
+        """Execute one statement."""
+        self._conn.note(query)
+        return super().execute(query, *args, **options)
+
+    def executemany(self, query: Any, *args: Any, **options: Any) -> None:
+        """Execute one statement for each set of parameters."""
+        self._conn.note(query)
+        super().executemany(query, *args, **options)
+
+
+class ServerCursor(psycopg.ServerCursor[Any]):
+    """A cursor on the server whose statement is taken note of."""
+
+    _conn: Connection
+
+    def execute(self, query: Any, *args: Any, **options: Any) -> Self:
+        """Open the cursor on a query."""
+        self._conn.note(query)
+        return super().execute(query, *args, **options)
+
+
 class PsycopgDriver:
     """psycopg connections, in autocommit mode.
 
@@ -50,6 +92,7 @@ class PsycopgDriver:
     one_statement = False
     # The one status that is false is IDLE.
     in_transaction = attrgetter("raw.pgconn.transaction_status")
+    residue = attrgetter("raw.residue")
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config
@@ -87,7 +130,9 @@ class PsycopgDriver:
         }
         if config.statement_timeout is not None:
             options["options"] = f"-c statement_timeout={round(config.statement_timeout * 1000)}"
-        connection = psycopg.connect(autocommit=True, **options)
+        connection = Connection.connect(autocommit=True, **options)
+        connection.cursor_factory = Cursor
+        connection.server_cursor_factory = ServerCursor
         if not config.prepared:
             connection.prepare_threshold = None
         return connection
@@ -123,7 +168,7 @@ class PsycopgDriver:
         """Execute one statement in autocommit mode and return its rows."""
         cursor = record.cursor
         if cursor is None:
-            cursor = record.cursor = record.raw.cursor(row_factory=rows_of)
+            cursor = record.cursor = psycopg.Cursor(record.raw, row_factory=rows_of)
         cursor.execute(statement.text, params or None)
         result = cursor.pgresult
         # Not cursor.description, which makes an object for each column.
@@ -153,6 +198,15 @@ class PsycopgDriver:
     def rollback(self, record: Record) -> None:
         """Roll back."""
         record.raw.rollback()
+
+    def reset(self, record: Record) -> bool:
+        """Reset the settings; say whether there was nothing else, and it is the server that they were left on."""
+        raw: Connection = record.raw
+        if raw.residue != SETTINGS or not self.config.prepared:
+            return False
+        raw.execute(RESET, prepare=False)
+        raw.residue = NOTHING
+        return True
 
     def lost(self, record: Record, error: BaseException) -> bool:
         """Say whether an error means that the connection is no more."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from app.pools.core.bucket import Entry
 from app.pools.errors import PoolTimeout
 from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.residue import NOTHING, residue_of
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Effect, effect_of
 from app.pools.sql_pool.writers import Wish, WishTakenBack, WriterLock, writer_lock
@@ -47,6 +48,7 @@ class Cursor(sqlite3.Cursor):
 
     def execute(self, sql: str, parameters: Any = ()) -> Self:
         """Execute one statement."""
+        self.connection.note(sql)
         self.connection.before(effect_of(sql))
         if sql == BEGIN_READONLY:
             self.connection.readonly = True
@@ -60,6 +62,7 @@ class Cursor(sqlite3.Cursor):
 
     def executemany(self, sql: str, parameters: Iterable[Any]) -> Self:
         """Execute one statement for each set of parameters."""
+        self.connection.note(sql)
         self.connection.before(effect_of(sql))
         try:
             return super().executemany(sql, parameters)
@@ -72,6 +75,7 @@ class Cursor(sqlite3.Cursor):
     def executescript(self, script: str) -> Self:
         """Commit, and execute a script of statements."""
         self.connection.commit()
+        self.connection.note(script)
         self.connection.before(Effect.LOCK)
         try:
             super().executescript(script)
@@ -96,6 +100,8 @@ class Connection(sqlite3.Connection):
     """What the connection waits for the writer lock with."""
     readonly = False
     """Whether the transaction that is open may only read."""
+    residue = NOTHING
+    """What statements have left in the session."""
     _begins = False
     _turn: Entry[Any] | None = None
 
@@ -147,6 +153,12 @@ class Connection(sqlite3.Connection):
         finally:
             register.closed(self)
             self._unlock()
+
+    def note(self, sql: str) -> None:
+        """Take note of a statement that is about to be executed."""
+        residue = residue_of(sql)
+        if residue:
+            self.residue |= residue
 
     def before(self, effect: Effect) -> None:
         """Begin a transaction and take the writer lock as a statement with this effect needs it.

@@ -18,6 +18,7 @@ from app.pools.core.budget import Budget
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
+from app.pools.sql_pool.residue import LASTING
 from app.pools.sql_pool.rows import Row, row_class_of
 from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source
 from app.pools.sql_pool.statements import Statement, Style, quoted
@@ -39,6 +40,7 @@ class SQLiteDriver:
     begin_readonly: str | None = BEGIN_READONLY
     one_statement = True
     in_transaction = attrgetter("raw.in_transaction")
+    residue = attrgetter("raw.residue")
 
     def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
         self.config = config
@@ -149,6 +151,10 @@ class SQLiteDriver:
         """Roll back."""
         record.raw.rollback()
 
+    def reset(self, record: Record) -> bool:
+        """Say that it cannot be done: to open the file anew costs less than to know every pragma's default."""
+        return False
+
     def lost(self, record: Record, error: BaseException) -> bool:
         """Say no: there is no server that could go away."""
         return False
@@ -185,6 +191,15 @@ class AiosqliteDriver:
     probed = False
     begin: str | None = "BEGIN IMMEDIATE"
     begin_readonly: str | None = BEGIN_READONLY
+
+    @staticmethod
+    def residue(record: Record) -> int:
+        """Return what statements have left on a connection."""
+        return getattr(record.raw._connection, "residue", LASTING)  # one that its user has closed is of no more use
+
+    async def clean(self, record: Record) -> bool:
+        """Say that it cannot be done, as ``SQLiteDriver.reset``."""
+        return False
 
     def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
         """Make the AsyncEngine on a ``LeasePool``."""

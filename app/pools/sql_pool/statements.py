@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
+from app.pools.sql_pool.residue import residue_of
 from app.pools.sql_pool.rows import Row
 
 Style = Literal["qmark", "format", "numeric"]
@@ -64,6 +65,10 @@ class Statement:
     effect: Effect
     reads: bool
     """Whether the effect is ``READ``."""
+    residue: int
+    """What it leaves in its session, see ``residue_of``."""
+    plain: bool
+    """Whether it has no ``:name`` placeholders and leaves nothing."""
     shape: tuple[object, type[Row]] = (None, Row)
     """How a driver described the columns of its last result, and the class of those rows."""
 
@@ -145,8 +150,8 @@ def prepare(sql: str, style: Style) -> Statement:
         return {"qmark": "?", "format": "%s", "numeric": f"${next(numbers)}"}[style]
 
     text = "".join(translate(kind, text) for kind, text in pieces)
-    effect = effect_of(sql)
-    return Statement(text, names, effect, effect is Effect.READ)
+    effect, residue = effect_of(sql), residue_of(sql)
+    return Statement(text, names, effect, effect is Effect.READ, residue, not (names or residue))
 
 
 def _pieces(sql: str, style: Style) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.sql_pool.cleaning import Cleaner, Cleans, commit_each
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
@@ -26,7 +27,7 @@ T = TypeVar("T")
 Retry = Literal["read"]
 
 
-class SyncDriver(Driver, Protocol):
+class SyncDriver(Cleans, Driver, Protocol):
     """What a side for threads needs of its driver."""
 
     style: Style
@@ -52,13 +53,6 @@ class SyncDriver(Driver, Protocol):
         self, record: Record, statement: Statement, params: Sequence[Any], batch: int
     ) -> Generator[list[Row], None, None]:
         """Yield a query's rows in batches, as the database finds them."""
-
-    @property
-    def in_transaction(self) -> Callable[[Record], object]:
-        """What says, truthy or not, whether a transaction is open, without asking the server."""
-
-    def rollback(self, record: Record) -> None:
-        """Roll back."""
 
     def lost(self, record: Record, error: BaseException) -> bool:
         """Say whether an error means that the connection is no more."""
@@ -93,7 +87,9 @@ class SyncSide:
         self.lending_engine = watch_writes(self.engine)
         pool = self.engine.pool
         assert isinstance(pool, LeasePool)
+        assert isinstance(pool.cleaner, Cleaner)
         self.bucket: ConnectionBucket = pool.bucket
+        self._clean = pool.cleaner.clean
         self._style = driver.style
         self._fetch = driver.fetch
         self._in_transaction = driver.in_transaction
@@ -109,8 +105,10 @@ class SyncSide:
     ) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
         statement = prepare(sql, self._style)
-        if statement.names or params.__class__ is not tuple:
+        if not statement.plain or params.__class__ is not tuple:
             params = statement.bind(params)
+            if statement.residue:
+                return self._execute_carefully(statement, params, timeout, retry, interruption)
         if timeout is not None or retry is not None or interruption is not None:
             return self._execute_carefully(statement, params, timeout, retry, interruption)
         bucket = self.bucket
@@ -118,14 +116,16 @@ class SyncSide:
         record = entry.resource
         try:
             if record.transactional:
-                self._take_back(record)
+                commit_each(self.driver, record)
             rows = self._fetch(record, statement, params)
-            if not (self._one_statement and statement.reads) and self._in_transaction(record):
-                self._end_transaction(entry)
+            unfinished = not (self._one_statement and statement.reads) and self._in_transaction(record)
         except BaseException as error:
             self._fail(entry, error)
             raise
-        bucket.give_back(entry)
+        if unfinished:
+            self._end(entry)
+        else:
+            bucket.give_back(entry)
         return rows
 
     def _execute_carefully(
@@ -140,13 +140,13 @@ class SyncSide:
             return self._fetch(record, statement, params)
 
         try:
-            return self._call(fetch, timeout, interruption)
+            return self._call(fetch, statement, timeout, interruption)
         except DatabaseUnreachable:
             raise
         except DatabaseUnavailable:
             if retry is None or not statement.reads:
                 raise
-        return self._call(fetch, timeout, interruption)
+        return self._call(fetch, statement, timeout, interruption)
 
     def execute_many(
         self,
@@ -158,7 +158,9 @@ class SyncSide:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
         statement = prepare(sql, self.driver.style)
         counted = Bound(statement, rows)
-        self._call(lambda record: self.driver.execute_many(record, statement, counted), timeout, interruption)
+        self._call(
+            lambda record: self.driver.execute_many(record, statement, counted), statement, timeout, interruption
+        )
         return counted.count
 
     def copy_rows(
@@ -171,7 +173,7 @@ class SyncSide:
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
         counted = Bound(None, rows)
-        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), timeout, interruption)
+        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), None, timeout, interruption)
         return counted.count
 
     def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> Iterator[Row]:
@@ -188,7 +190,7 @@ class SyncSide:
         bound = statement.bind(params)
         entry = self.bucket.checkout(timeout)
         try:
-            self._take_back(entry.resource)
+            self._ready(entry.resource, statement)
             with closing(self.driver.stream(entry.resource, statement, bound, batch)) as found:
                 yield from found
         except GeneratorExit:
@@ -199,8 +201,14 @@ class SyncSide:
             raise
         self._clean(entry)
 
-    def _call(self, work: Callable[[Record], T], timeout: float | None, interruption: Interruption | None) -> T:
-        """Do ``work`` with a connection, within ``timeout`` seconds if there is a limit."""
+    def _call(
+        self,
+        work: Callable[[Record], T],
+        statement: Statement | None,
+        timeout: float | None,
+        interruption: Interruption | None,
+    ) -> T:
+        """Do ``work``, which executes ``statement``, with a connection, within ``timeout`` seconds if there is one."""
         started = time.monotonic()
         bucket = self.bucket
         wait = None if timeout is None else min(timeout, bucket.limits.checkout_timeout)
@@ -208,18 +216,16 @@ class SyncSide:
         record, driver = entry.resource, self.driver
         if timeout is None:
             try:
-                result = self._work(work, record, interruption)
-                if self._in_transaction(record):
-                    self._end_transaction(entry)
+                result = self._work(work, statement, record, interruption)
             except BaseException as error:
                 self._fail(entry, error)
                 raise
-            self.bucket.give_back(entry)
+            self._end(entry)
             return result
         with Watch(started + timeout, lambda: driver.cancel(record), lambda: driver.cut(record)) as watch:
             failure: BaseException | None = None
             try:
-                result = self._work(work, record, interruption)
+                result = self._work(work, statement, record, interruption)
             except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
                 failure = error
         if watch.expired:
@@ -231,11 +237,17 @@ class SyncSide:
         if failure is not None:
             self._fail(entry, failure)
             raise failure
-        self._clean(entry)
+        self._end(entry)
         return result
 
-    def _work(self, work: Callable[[Record], T], record: Record, interruption: Interruption | None) -> T:
-        self._take_back(record)
+    def _work(
+        self,
+        work: Callable[[Record], T],
+        statement: Statement | None,
+        record: Record,
+        interruption: Interruption | None,
+    ) -> T:
+        self._ready(record, statement)
         if interruption is None:
             return work(record)
         try:
@@ -244,26 +256,17 @@ class SyncSide:
         finally:
             self.driver.forget_cancel(record)
 
-    def _take_back(self, record: Record) -> None:
-        """Have a connection that an Engine had last commit each statement by itself."""
-        if record.transactional:
-            self.driver.take_back(record)
-            record.transactional = False
+    def _ready(self, record: Record, statement: Statement | None) -> None:
+        """Make a connection ready to execute a statement in autocommit mode."""
+        commit_each(self.driver, record)
+        if statement is not None and statement.residue:
+            record.raw.residue |= statement.residue
 
-    def _clean(self, entry: Entry[Record]) -> None:
-        """Give back a connection that may have a transaction open."""
-        try:
-            if self._in_transaction(entry.resource):
-                self.driver.rollback(entry.resource)
-        except Exception:  # noqa: BLE001 - a connection that cannot roll back is of no use to anybody
-            self.bucket.discard(entry)
-        else:
-            self.bucket.give_back(entry)
-
-    def _end_transaction(self, entry: Entry[Record]) -> None:
-        """Roll back the transaction that a statement's text has opened."""
-        report_unfinished(self.label, entry.site)
-        self.driver.rollback(entry.resource)
+    def _end(self, entry: Entry[Record]) -> None:
+        """Give a connection back, and roll back the transaction that a statement's text has opened."""
+        if self._in_transaction(entry.resource):
+            report_unfinished(self.label, entry.site)
+        self._clean(entry)
 
     def _fail(self, entry: Entry[Record], error: BaseException) -> None:
         """Give a connection back after a failure: a faulty statement does not cost it."""

@@ -1,0 +1,134 @@
+"""The end of a lease that left something: its connection is cleaned for the next one, or closed if it cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Protocol
+
+from app.pools.core.bucket import Entry
+from app.pools.sql_pool.connections import ConnectionBucket, Record
+from app.pools.sql_pool.watchdog import Cutoff
+
+_SECONDS = 2.0
+"""For how long a server may clean a connection."""
+
+
+class Cleans(Protocol):
+    """What a ``Cleaner`` needs of a driver."""
+
+    @property
+    def in_transaction(self) -> Callable[[Record], object]:
+        """What says, truthy or not, whether a transaction is open, without asking the server."""
+
+    @property
+    def residue(self) -> Callable[[Record], int]:
+        """What says which residue statements have left on a connection, without asking the server."""
+
+    def rollback(self, record: Record) -> None:
+        """Roll back."""
+
+    def take_back(self, record: Record) -> None:
+        """Have a connection that an Engine had commit each statement by itself."""
+
+    def reset(self, record: Record) -> bool:
+        """Remove the residue from a connection that commits each statement by itself; say whether that was possible."""
+
+
+class CleansAsync(Protocol):
+    """What an ``AsyncCleaner`` needs of a driver."""
+
+    async def clean(self, record: Record) -> bool:
+        """Roll back if a transaction is open, and remove the residue; say whether that was possible."""
+
+
+class Cleaner:
+    """Cleans the connections of threads.
+
+    Args:
+        bucket: where they belong.
+        driver: knows how.
+    """
+
+    def __init__(self, bucket: ConnectionBucket, driver: Cleans) -> None:
+        self._bucket = bucket
+        self._driver = driver
+
+    def clean(self, entry: Entry[Record]) -> None:
+        """Give a connection back without a transaction and without residue."""
+        clean = False
+        try:
+            with suppress(Exception):  # a connection that cannot be cleaned is of no use to anybody
+                clean = self._clean(entry.resource)
+        finally:
+            (self._bucket.give_back if clean else self._bucket.discard)(entry)
+
+    def _clean(self, record: Record) -> bool:
+        driver = self._driver
+        open_transaction, residue = driver.in_transaction(record), driver.residue(record)
+        if not (open_transaction or residue):
+            return True
+        with _limit(record):
+            if open_transaction:
+                driver.rollback(record)
+            if not residue:
+                return True
+            commit_each(driver, record)
+            return driver.reset(record)
+
+
+class AsyncCleaner:
+    """Cleans the connections of an event loop's tasks in the background, where no cancellation strands them.
+
+    Args:
+        bucket: where they belong.
+        driver: knows how.
+    """
+
+    def __init__(self, bucket: ConnectionBucket, driver: CleansAsync) -> None:
+        self._bucket = bucket
+        self._driver = driver
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def clean(self, entry: Entry[Record]) -> asyncio.Task[None] | None:
+        """Give a connection back without a transaction and without residue, once the returned task has ended."""
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if not here:  # its task was dropped unfinished, and its loop has gone or runs elsewhere
+            self._bucket.discard(entry)
+            return None
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # perhaps before it began
+                self._bucket.discard(entry)
+
+        task = self._loop.create_task(self._clean(entry))
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+        return task
+
+    async def _clean(self, entry: Entry[Record]) -> None:
+        clean = False
+        with suppress(Exception):  # a connection that cannot be cleaned is of no use to anybody
+            async with asyncio.timeout(_SECONDS):
+                clean = await self._driver.clean(entry.resource)
+        (self._bucket.give_back if clean else self._bucket.discard)(entry)
+
+
+def commit_each(driver: Cleans, record: Record) -> None:
+    """Have a connection that an Engine had last commit each statement by itself."""
+    if record.transactional:
+        driver.take_back(record)
+        record.transactional = False
+
+
+def _limit(record: Record) -> AbstractContextManager[object]:
+    if record.probe is None:
+        return nullcontext()
+    return Cutoff(time.monotonic() + _SECONDS, record.probe.cut)
