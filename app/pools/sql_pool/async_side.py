@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
+from app.pools.core.holders import checkout_site
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
 from app.pools.sql_pool.cleaning import AsyncCleaner, CleansAsync
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
@@ -293,7 +294,7 @@ class ThreadedSide(AsyncSide):
 
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
         """See ``AsyncSide``."""
-        batches = _Batches(self._threads.batches(sql, params, batch, timeout))
+        batches = _Batches(self._threads.batches(sql, params, batch, timeout, checkout_site(1)))
         try:
             while rows := await self._run(batches.next):
                 for row in rows:
@@ -304,7 +305,7 @@ class ThreadedSide(AsyncSide):
 
     async def _run_interruptibly(self, call: Callable[..., T], *args: Any) -> T:
         """Run a call in a thread, which ends its statement when the task that awaits it is cancelled."""
-        interruption = Interruption(self._threads.driver.cancel)
+        interruption = Interruption(self._threads.driver.cancel, checkout_site(1))
         try:
             return await self._run(call, *args, interruption)
         except asyncio.CancelledError:

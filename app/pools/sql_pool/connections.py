@@ -19,6 +19,7 @@ from app.pools.core.holders import CallSite
 from app.pools.core.waiters import Waiter
 from app.pools.errors import ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolClosed, PoolTimeout
 from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.sharing import DatabaseBudget
 
 log = logging.getLogger(__name__)
 
@@ -406,6 +407,14 @@ class ConnectionBucket(Bucket[Record]):
 
     def _timed_out(self, waited: float) -> PoolTimeout:
         timeout = super()._timed_out(waited)
+        if isinstance(self._budget, DatabaseBudget):
+            # What is missing here may be leased from the database's other bucket.
+            buckets = self._budget.buckets()
+            leased = [entry for bucket in buckets for entry in bucket._leased()]
+            longest = min(leased, key=lambda entry: entry.leased_at, default=None)
+            timeout.in_use = len(leased)
+            timeout.waiters = sum(len(bucket._waiters) for bucket in buckets)
+            timeout.longest_holder = None if longest is None else longest.held()
         failure = self._failure
         if failure is None:
             return timeout

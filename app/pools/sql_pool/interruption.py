@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from app.pools.core.holders import CallSite
 from app.pools.errors import PoolError
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.watchdog import remind
@@ -23,9 +24,11 @@ class Interruption:
 
     Args:
         cancel: ends the statement that a connection executes, if any. Must not block.
+        site: where the task asked, who is the call's holder.
     """
 
-    def __init__(self, cancel: Callable[[Record], None]) -> None:
+    def __init__(self, cancel: Callable[[Record], None], site: CallSite) -> None:
+        self.site = site
         self._cancel = cancel
         # Held while a statement is ended: it must not be the statement of whoever has the connection next.
         self._lock = threading.Lock()
@@ -43,9 +46,11 @@ class Interruption:
             if self._wanted:
                 raise Interrupted("the task that asked was cancelled")
             self._record = record
+        record.raw.lessee = lambda: self.site
         try:
             yield
         finally:
+            record.raw.lessee = None
             with self._lock:
                 self._record = None
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from app.pools.core.bucket import Entry
+from app.pools.core.holders import CallSite
 from app.pools.errors import PoolTimeout
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.residue import NOTHING, residue_of
@@ -102,6 +103,8 @@ class Connection(sqlite3.Connection):
     """Whether the transaction that is open may only read."""
     residue = NOTHING
     """What statements have left in the session."""
+    lessee: Callable[[], CallSite] | None = None
+    """Says who has the connection, where the thread that uses it works for a task."""
     _begins = False
     _turn: Entry[Any] | None = None
 
@@ -222,6 +225,8 @@ class Connection(sqlite3.Connection):
                 raise sqlite3.OperationalError(f"database is locked: {timeout}") from timeout
             except WishTakenBack as given_up:
                 raise Interrupted from given_up
+            if self.lessee is not None:
+                self._turn.site = self.lessee()
 
     def give_up(self) -> None:
         """End the statement that is being executed or waits to write; those to come fail too, until ``go_on``."""

@@ -217,6 +217,8 @@ class AiosqliteDriver:
         """Begin transactions with statements: nobody else uses these connections."""
         assert record.dbapi_connection is not None
         record.dbapi_connection.isolation_level = ""
+        connection: Connection = record.raw._connection
+        connection.lessee = lambda: record.entry.site
 
     def lend(self, record: Record) -> None:
         """Do nothing."""

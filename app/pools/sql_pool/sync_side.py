@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
+from app.pools.core.holders import CallSite
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
 from app.pools.sql_pool.cleaning import Cleaner, Cleans, commit_each
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
@@ -183,12 +184,12 @@ class SyncSide:
                 yield from rows
 
     def batches(
-        self, sql: str, params: Parameters, batch: int, timeout: float | None
+        self, sql: str, params: Parameters, batch: int, timeout: float | None, site: CallSite | None = None
     ) -> Generator[list[Row], None, None]:
-        """Yield a query's rows in lists of ``batch``, as ``stream``."""
+        """Yield a query's rows in lists of ``batch``, as ``stream``; in the name of ``site`` if it is given."""
         statement = prepare(sql, self.driver.style)
         bound = statement.bind(params)
-        entry = self.bucket.checkout(timeout)
+        entry = self.bucket.checkout(timeout, site)
         try:
             self._ready(entry.resource, statement)
             with closing(self.driver.stream(entry.resource, statement, bound, batch)) as found:
@@ -212,7 +213,7 @@ class SyncSide:
         started = time.monotonic()
         bucket = self.bucket
         wait = None if timeout is None else min(timeout, bucket.limits.checkout_timeout)
-        entry = bucket.checkout(wait, get_ident())
+        entry = bucket.checkout(wait, get_ident() if interruption is None else interruption.site)
         record, driver = entry.resource, self.driver
         if timeout is None:
             try:

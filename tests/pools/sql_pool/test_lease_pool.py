@@ -1,6 +1,9 @@
 """The private names of SQLAlchemy that the pool relies on still mean what they did."""
 
+import asyncio
 import inspect
+from pathlib import Path
+from sqlite3 import OperationalError
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -10,7 +13,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, base
 
 from app.pools.errors import PoolTimeout
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
+from tests.support.waiting import eventually_async
+
+COUNTING = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n)"
 
 
 def test_a_pool_is_asked_and_given_back_records() -> None:
@@ -128,3 +134,57 @@ async def test_the_holder_of_an_async_engines_connection_is_named(database: Data
                 async with pool.connection(database, timeout=0.05):
                     pass
         assert "test_lease_pool.py" in str(caught.value.longest_holder).split(" <- ")[0]
+
+
+async def test_who_waits_in_vain_learns_what_the_other_side_holds(database: DatabaseConfig) -> None:
+    """A task is told which threads hold the database's connections, and a thread which tasks do."""
+    async with SQLPool(SQLPoolSettings(max_connections=2)) as pool:
+        with pool.connection(database), pool.connection(database):
+            with pytest.raises(PoolTimeout, match=r"2 of 2 in use.*test_lease_pool\.py") as caught:
+                async with pool.connection(database, timeout=0.05):
+                    pass
+        async with pool.connection(database), pool.connection(database):
+            with pytest.raises(PoolTimeout, match=r"2 of 2 in use.*test_lease_pool\.py") as caught:
+                await asyncio.to_thread(pool.execute_query, database, "SELECT 1", timeout=0.05)
+        assert "that its threads and tasks may have" in str(caught.value)
+
+
+async def test_the_task_that_a_thread_of_the_pool_serves_is_named(tmp_path: Path) -> None:
+    """The holder of a SQLite connection, or of the writer's turn, is the task that asked, not the pool's thread."""
+    file = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.1)
+    async with SQLPool(SQLPoolSettings(max_connections=1)) as pool:
+        rows = pool.stream_async(file, f"{COUNTING} SELECT i FROM n")
+        async for _ in rows:
+            assert "test_the_task_that" in (await asyncio.to_thread(_holder, pool, file)).split(" <- ")[0]
+            break
+        await rows.aclose()  # type: ignore[attr-defined]
+
+        async def count() -> None:
+            await pool.execute_query_async(file, f"{COUNTING} SELECT max(i) FROM n")
+
+        await eventually_async(lambda: not pool.get_stats()["metrics"]["active_connections"])
+        endless = asyncio.create_task(count())
+        await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"])
+        assert "test_lease_pool.py" in (await asyncio.to_thread(_holder, pool, file)).split(" <- ")[0]
+        endless.cancel()
+        await asyncio.wait({endless})
+
+
+async def test_the_task_that_writes_is_named(tmp_path: Path) -> None:
+    """Who waits too long for SQLite's writer is told the task's line, not one of the thread that works for it."""
+    file = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.1)
+    async with SQLPool() as pool:
+        await pool.execute_query_async(file, "CREATE TABLE notes (body TEXT)")
+        async with pool.transaction(file):
+            with pytest.raises(OperationalError, match=r"checked out at test_lease_pool\.py"):
+                await pool.execute_query_async(file, "INSERT INTO notes VALUES ('x')")
+
+        async def write() -> None:
+            await pool.execute_query_async(file, f"INSERT INTO notes {COUNTING} SELECT max(i) FROM n")
+
+        endless = asyncio.create_task(write())
+        await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"])
+        with pytest.raises(OperationalError, match=r"checked out at test_lease_pool\.py:\d+ in write"):
+            await asyncio.to_thread(pool.execute_query, file, "INSERT INTO notes VALUES ('x')")
+        endless.cancel()
+        await asyncio.wait({endless})
