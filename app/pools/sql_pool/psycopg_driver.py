@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Self
@@ -31,6 +33,13 @@ _CANCEL_SECONDS = 0.4
 _PERMANENT = re.compile(
     r"password authentication failed|no password supplied|database \".*\" does not exist|role \".*\" does not exist"
     r"|no pg_hba.conf entry|is not permitted to log in|SSL was required|certificate|permission denied for database",
+    re.IGNORECASE,
+)
+# What a server says, in its own language, begins with a severity, a colon and two spaces; a network's failure does not.
+_BY_SERVER = re.compile(r"\S:  \S")
+_PASSING = re.compile(
+    r"system is (?:starting up|shutting down|in recovery)|not (?:yet )?accepting connections|too many"
+    r"|remaining connection slots",
     re.IGNORECASE,
 )
 # The server ends the session: shutdown, crash of another backend, dropped database, idle timeouts.
@@ -160,7 +169,12 @@ class PsycopgDriver:
 
     def permanent(self, error: Exception) -> bool:
         """Say whether a failure to connect will not pass by itself."""
-        return not isinstance(error, psycopg.OperationalError) or _PERMANENT.search(str(error)) is not None
+        text = str(error)
+        if not isinstance(error, psycopg.OperationalError) or _PERMANENT.search(text):
+            return True
+        if not _BY_SERVER.search(text) or _PASSING.search(text):
+            return False
+        return refused_for_good(self.config)
 
     # The side's part
 
@@ -228,6 +242,28 @@ class PsycopgDriver:
 
     def dispose(self) -> None:
         """Do nothing: the bucket has all connections."""
+
+
+def refused_for_good(config: DatabaseConfig) -> bool:
+    """Ask asyncpg, which unlike libpq tells the SQLSTATE, whether a server refuses a login for good.
+
+    For servers that do not speak English; at the price of a second login, instead of one after another.
+    """
+    try:
+        from app.pools.sql_pool.asyncpg_driver import AsyncpgDriver
+    except MissingDriver:
+        return False
+
+    async def ask() -> bool:
+        driver = AsyncpgDriver(config)
+        try:
+            (await driver.connect()).terminate()
+        except Exception as error:  # noqa: BLE001 - it is what is asked for
+            return driver.permanent(error)
+        return False
+
+    with ThreadPoolExecutor(1) as elsewhere:  # the caller's thread may run an event loop
+        return elsewhere.submit(asyncio.run, ask()).result()
 
 
 def rows_of(cursor: Any) -> Callable[[Sequence[Any]], Any]:

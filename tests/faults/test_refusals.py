@@ -1,0 +1,65 @@
+"""Servers that refuse a login, in whatever language they say so."""
+
+import asyncio
+import struct
+
+import pytest
+
+from app.pools.errors import ConnectionRefused, DatabaseUnreachable
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_postgresql_config
+from tests.support.tcp_server import TCPServer
+
+SSL_REQUEST = 80877103
+WRONG_PASSWORD = ("28P01", "Passwort-Authentifizierung für Benutzer »ada« fehlgeschlagen")
+STARTING_UP = ("57P03", "das Datenbanksystem startet")
+
+
+class GermanServer(TCPServer):
+    """A PostgreSQL that has one answer to every login.
+
+    Args:
+        sqlstate: the SQLSTATE of the answer.
+        message: what it says.
+    """
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(0)
+        fields = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": message}
+        body = b"".join(f"{kind}{text}\0".encode() for kind, text in fields.items()) + b"\0"
+        self._answer = b"E" + struct.pack("!i", len(body) + 4) + body
+        self.logins = 0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            length, code = struct.unpack("!ii", await reader.readexactly(8))
+            await reader.readexactly(length - 8)
+            if code != SSL_REQUEST:
+                break
+            writer.write(b"N")
+        self.logins += 1
+        writer.write(self._answer)
+        await writer.drain()
+        writer.close()
+
+    @property
+    def config(self) -> DatabaseConfig:
+        return get_postgresql_config("127.0.0.1", self.port, "library", "ada", "wrong")
+
+
+async def test_a_wrong_password_is_refused_at_once_in_german() -> None:
+    """A server that refuses a password in its own language is not asked over and over, by threads nor by tasks."""
+    with GermanServer(*WRONG_PASSWORD) as server, SQLPool(SQLPoolSettings(checkout_timeout=20)) as pool:
+        with pytest.raises(ConnectionRefused, match="fehlgeschlagen"):
+            await asyncio.to_thread(pool.execute_query, server.config, "SELECT 1")
+        assert server.logins <= 2
+        with pytest.raises(ConnectionRefused, match="fehlgeschlagen"):
+            await pool.execute_query_async(server.config, "SELECT 1")
+        assert server.logins <= 3
+
+
+def test_a_server_that_starts_up_in_german_is_waited_for() -> None:
+    """What will pass is tried again, whatever the language."""
+    with GermanServer(*STARTING_UP) as server, SQLPool(SQLPoolSettings(checkout_timeout=1)) as pool:
+        with pytest.raises(DatabaseUnreachable, match="das Datenbanksystem startet"):
+            pool.execute_query(server.config, "SELECT 1")
+        assert server.logins > 2
