@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
-from app.pools.errors import MissingDriver
+from app.pools.errors import ConfigError, MissingDriver
+from app.pools.sql_pool.certificates import is_socket, root_certificate, tls_context
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
@@ -153,7 +154,9 @@ class AsyncpgDriver:
             cause = original
         if isinstance(cause, asyncpg.PostgresError):
             return cause.sqlstate in _PERMANENT_STATES
-        if isinstance(cause, ssl.SSLCertVerificationError) or "rejected SSL upgrade" in str(cause):
+        if isinstance(cause, ssl.SSLError) and "certificate" in str(cause).lower():
+            return True
+        if isinstance(cause, ConfigError) or "rejected SSL upgrade" in str(cause):
             return True
         return not isinstance(cause, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
@@ -231,15 +234,12 @@ def rows_of(records: Sequence[Any]) -> list[Row]:
 
 def tls_of(config: DatabaseConfig) -> Any:
     """Return what asyncpg takes as ``ssl``, which names certificates only through a context."""
-    if config.sslmode in ("disable", "allow", "prefer") or (config.host or "").startswith("/"):
-        return config.sslmode if not (config.host or "").startswith("/") else False
-    context = ssl.create_default_context(cafile=config.sslrootcert)
-    context.check_hostname = config.sslmode == "verify-full"
-    if config.sslmode == "require" and config.sslrootcert is None:
-        context.verify_mode = ssl.CERT_NONE  # as libpq: encrypted, to whomever
-    if config.sslcert is not None:
-        context.load_cert_chain(config.sslcert, config.sslkey)
-    return context
+    if is_socket(config):
+        return False
+    if config.sslmode in ("disable", "allow", "prefer"):
+        root_certificate(config)  # raises, as psycopg's does, although neither mode checks the server's
+        return config.sslmode
+    return tls_context(config)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.pools.core.keys import pickled_by_fields
 from app.pools.errors import ConfigError
+from app.pools.sql_pool.certificates import SYSTEM
 
 Backend = Literal["sqlite", "postgresql"]
 TLSMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
@@ -57,6 +58,7 @@ class DatabaseConfig:
     sslmode: TLSMode = "prefer"
     """What PostgreSQL's clients call it; ``verify-full`` is the one that keeps an attacker out."""
     sslrootcert: str | None = None
+    """The file of the authorities that are trusted, or ``system`` for those of the operating system."""
     sslcert: str | None = None
     sslkey: str | None = None
     readonly: bool = False
@@ -80,6 +82,8 @@ class DatabaseConfig:
             _require(name, getattr(self, name), _positive(getattr(self, name)), "seconds above 0")
         limit = self.statement_timeout
         _require("statement_timeout", limit, limit is None or _positive(limit), "seconds above 0, or None for no limit")
+        root, mode = self.sslrootcert, self.sslmode
+        _require("sslmode", mode, root != SYSTEM or mode == "verify-full", f"'verify-full' with sslrootcert={SYSTEM!r}")
         object.__setattr__(self, "password", _secret(self.password))
         key = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
         # Computed once: a config is looked up at each query.

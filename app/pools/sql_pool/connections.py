@@ -17,7 +17,14 @@ from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite
 from app.pools.core.waiters import Waiter
-from app.pools.errors import ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolClosed, PoolTimeout
+from app.pools.errors import (
+    ConfigError,
+    ConnectionRefused,
+    DatabaseUnavailable,
+    DatabaseUnreachable,
+    PoolClosed,
+    PoolTimeout,
+)
 from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.sharing import DatabaseBudget
 
@@ -204,7 +211,8 @@ class ConnectionBucket(Bucket[Record]):
         self.failed_attempts += 1
         if self._permanent(error):
             self._failure = None
-            return ConnectionRefused(f"{self.label} refuses the connection: {reason(error)}")
+            verdict = "cannot be connected to" if isinstance(error, ConfigError) else "refuses the connection"
+            return ConnectionRefused(f"{self.label} {verdict}: {reason(error)}")
         self._failure = error
         return FailedAttempt(f"{self.label} cannot be reached: {reason(error)}")
 

@@ -15,6 +15,7 @@ from sqlalchemy import URL, Engine, create_engine
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import MissingDriver
+from app.pools.sql_pool.certificates import root_certificate
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
@@ -133,7 +134,7 @@ class PsycopgDriver:
             "application_name": config.application_name,
             "connect_timeout": max(1, round(config.connect_timeout)),
             "sslmode": config.sslmode,
-            "sslrootcert": config.sslrootcert,
+            "sslrootcert": root_certificate(config),
             "sslcert": config.sslcert,
             "sslkey": config.sslkey,
         }

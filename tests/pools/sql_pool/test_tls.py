@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,4 +66,76 @@ async def test_encryption_that_the_server_does_not_offer_is_refused(pool: SQLPoo
         pool.execute_query(config, "SELECT 1")
     with pytest.raises(ConnectionRefused):
         await pool.execute_query_async(config, "SELECT 1")
+    await pool.stop_async()
+
+
+NO_FILE = r"sslrootcert='/no/such\.pem' is no file that can be read; correct the path, or write 'system'"
+NO_ROOT = r"sslmode='verify-\w+' needs sslrootcert: the file of the certificate authority, or 'system'"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sslmode": "prefer", "sslrootcert": "/no/such.pem"}, NO_FILE),
+        ({"sslmode": "require", "sslrootcert": "/no/such.pem"}, NO_FILE),
+        ({"sslmode": "verify-full", "sslrootcert": "/no/such.pem"}, NO_FILE),
+        ({"sslmode": "verify-ca"}, NO_ROOT),
+        ({"sslmode": "verify-full"}, NO_ROOT),
+        ({"sslmode": "require", "sslcert": "/no/c.pem", "sslkey": "/no/k.pem"}, r"sslcert='/no/c\.pem' is no file"),
+        ({"sslmode": "verify-full", "sslrootcert": __file__}, "certificate"),
+        ({"sslmode": "verify-full", "sslrootcert": "system"}, "certificate verify failed"),
+    ],
+)
+async def test_certificates_that_cannot_be_used_are_refused_alike(
+    pool: SQLPool,
+    encrypted: DatabaseConfig,
+    options: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A missing or useless file of certificates is named at once, by both drivers in the same words."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = replace(encrypted, **options)  # type: ignore[arg-type]
+
+    with pytest.raises(ConnectionRefused, match=message):
+        pool.execute_query(config, "SELECT 1")
+    with pytest.raises(ConnectionRefused, match=message):
+        await pool.execute_query_async(config, "SELECT 1")
+    assert [figures["connect_attempts"] for figures in pool.get_stats()["pools"].values()] == [1, 1]
+    await pool.stop_async()
+
+
+async def test_the_usual_root_file_is_found(
+    pool: SQLPool, encrypted: DatabaseConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without sslrootcert both drivers trust ~/.postgresql/root.crt, as PostgreSQL's own programs do."""
+    (tmp_path / ".postgresql").mkdir()
+    shutil.copy(TLS / "ca.pem", tmp_path / ".postgresql" / "root.crt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = replace(encrypted, sslmode="verify-full")
+
+    assert pool.execute_query(config, "SELECT 1") == [(1,)]
+    assert await pool.execute_query_async(config, "SELECT 1") == [(1,)]
+    await pool.stop_async()
+
+
+async def test_another_host_name_is_refused(
+    pool: SQLPool, encrypted: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verify-full refuses a trusted certificate of another name; verify-ca does not look at the name."""
+    resolve = socket.getaddrinfo
+
+    def resolve_here(host: Any, *args: Any, **options: Any) -> Any:
+        return resolve("127.0.0.1" if host in ("db.example", b"db.example") else host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_here)
+    config = replace(encrypted, host="db.example", sslmode="verify-full", sslrootcert=str(TLS / "ca.pem"))
+
+    with pytest.raises(ConnectionRefused, match=r"db\.example"):
+        pool.execute_query(config, "SELECT 1")
+    with pytest.raises(ConnectionRefused, match=r"db\.example"):
+        await pool.execute_query_async(config, "SELECT 1")
+    assert pool.execute_query(replace(config, sslmode="verify-ca"), "SELECT 1") == [(1,)]
+    assert await pool.execute_query_async(replace(config, sslmode="verify-ca"), "SELECT 1") == [(1,)]
     await pool.stop_async()

@@ -1,0 +1,78 @@
+"""Certificates of TLS: found, or missed, before a driver looks for them, each of which does so differently."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.pools.errors import ConfigError
+
+if TYPE_CHECKING:
+    from app.pools.sql_pool.config import DatabaseConfig
+
+SYSTEM = "system"
+"""What ``sslrootcert`` is for the authorities that the operating system trusts."""
+
+
+def root_certificate(config: DatabaseConfig) -> str | None:
+    """Return the file of the authorities that a config trusts, ``SYSTEM``, or ``None`` if the server's is not checked.
+
+    Unless it is named it is libpq's own, ``~/.postgresql/root.crt``, if there is one.
+
+    Raises:
+        ConfigError: a file that the config names cannot be read, or it checks the server's certificate against none.
+    """
+    if config.sslmode == "disable" or is_socket(config):
+        return None
+    for option in ("sslrootcert", "sslcert", "sslkey"):
+        _require_readable(option, getattr(config, option))
+    if config.sslrootcert is not None:
+        return config.sslrootcert
+    with suppress(RuntimeError):  # there is no home
+        usual = Path.home() / ".postgresql" / "root.crt"
+        if usual.exists():
+            return str(usual)
+    if config.sslmode in ("verify-ca", "verify-full"):
+        raise ConfigError(
+            f"sslmode={config.sslmode!r} needs sslrootcert: the file of the certificate authority, or {SYSTEM!r} for "
+            "those that the operating system trusts (with sslmode='verify-full')"
+        )
+    return None
+
+
+def tls_context(config: DatabaseConfig) -> ssl.SSLContext:
+    """Return the context for a connection that is encrypted in any case, as libpq would make it.
+
+    Raises:
+        ConfigError: as ``root_certificate``, or a file is not what it should be.
+    """
+    root = root_certificate(config)
+    try:
+        context = ssl.create_default_context(cafile=None if root == SYSTEM else root)
+        context.check_hostname = config.sslmode == "verify-full"
+        if root is None:
+            context.verify_mode = ssl.CERT_NONE  # as libpq: encrypted, to whomever
+        if config.sslcert is not None:
+            context.load_cert_chain(config.sslcert, config.sslkey)
+    except (OSError, ValueError) as error:  # of which ssl's own is a kind
+        raise ConfigError(
+            f"the certificates cannot be used: {error}; sslrootcert={root!r}, sslcert={config.sslcert!r} and "
+            f"sslkey={config.sslkey!r} must be PEM files"
+        ) from error
+    return context
+
+
+def is_socket(config: DatabaseConfig) -> bool:
+    """Say whether a config's server is reached by a unix socket, which knows no TLS."""
+    return (config.host or "").startswith("/")
+
+
+def _require_readable(option: str, file: str | None) -> None:
+    if file is None or (option == "sslrootcert" and file == SYSTEM):
+        return
+    if not (os.path.isfile(file) and os.access(file, os.R_OK)):
+        advice = f", or write {SYSTEM!r} for the authorities of the operating system" if option == "sslrootcert" else ""
+        raise ConfigError(f"{option}={file!r} is no file that can be read; correct the path{advice}")
