@@ -78,17 +78,15 @@ class EmbeddedPostgres:
         self._drop: dict[str, Any] = (
             {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         )
-        self._programs = _usable_by_nobody(find_programs(programs)) if self._drop else find_programs(programs)
         self._settings = {**_SETTINGS, **(_TEMPORARY_SETTINGS if self._temporary else {}), **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
-        self._prepare()
-        self.password = self._kept("password", secrets.token_urlsafe(18))
-        self.port = int(self._kept("port", str(port or _free_port())))
-        if port is not None and port != self.port:
-            self.port = port
-            (self.folder / "port").write_text(str(port))
-        if not (self._data / "PG_VERSION").exists():
-            self._initialise()
+        self._log_start = 0
+        try:
+            self._programs = _usable_by_nobody(find_programs(programs)) if self._drop else find_programs(programs)
+            self._make(port)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def _data(self) -> Path:
@@ -172,7 +170,11 @@ class EmbeddedPostgres:
         return 0 if self._process is None else self._process.wait()
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -180,6 +182,16 @@ class EmbeddedPostgres:
         self.close()
 
     # Making it
+
+    def _make(self, port: int | None) -> None:
+        self._prepare()
+        self.password = self._kept("password", secrets.token_urlsafe(18))
+        self.port = int(self._kept("port", str(port or _free_port())))
+        if port is not None and port != self.port:
+            self.port = port
+            (self.folder / "port").write_text(str(port))
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise()
 
     def _prepare(self) -> None:
         try:
@@ -230,7 +242,9 @@ class EmbeddedPostgres:
             "logging_collector": "off",
         }
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with open(self.log_file, "wb") as log:
+        # Appended to: it may be the log of a server that runs in the folder already.
+        with open(self.log_file, "ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", self._data, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -259,7 +273,9 @@ class EmbeddedPostgres:
             time.sleep(_POLL)
 
     def _last_words(self) -> str:
-        return self.log_file.read_text(errors="replace")[-800:].strip()
+        with open(self.log_file, errors="replace") as log:
+            log.seek(self._log_start)
+            return log.read()[-800:].strip()
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": str(self.folder)}

@@ -144,7 +144,7 @@ def test_loops_end_quietly_whatever_their_tasks_did(
     async def use() -> None:
         await asyncio.gather(*(pool.execute_query_async(postgres, "SELECT 1") for _ in range(12)))
         if ending != "idle":
-            task = asyncio.create_task(pool.execute_query_async(postgres, "SELECT pg_sleep(1)"))
+            task = asyncio.create_task(pool.execute_query_async(postgres, "SELECT pg_sleep(0.5)"))
             await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
             if ending == "cancelled":
                 task.cancel()
@@ -165,7 +165,7 @@ def test_a_lease_that_its_loop_took_along_does_not_cost_its_place(
     with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=5)) as pool:
         for _ in range(3):
             loop = asyncio.new_event_loop()
-            task = loop.create_task(pool.execute_query_async(postgres, "SELECT pg_sleep(1)"))
+            task = loop.create_task(pool.execute_query_async(postgres, "SELECT pg_sleep(0.5)"))
             loop.run_until_complete(eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1))
             loop.close()
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's complaint about such loops

@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -10,6 +11,11 @@ import pytest
 
 from app.pools.sql_pool import SQLPool
 from app.pools.sql_pool.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_programs
+
+
+def folders() -> set[Path]:
+    """Return the folders of temporary servers that there are."""
+    return set(Path(tempfile.gettempdir()).glob("poolwire-pg-*"))
 
 
 def test_a_folder_keeps_its_data_port_and_password(tmp_path: Path) -> None:
@@ -54,17 +60,29 @@ def test_missing_programs_are_an_error_that_says_what_to_do(tmp_path: Path, monk
     """POOLWIRE_PG_BIN that names no PostgreSQL is named in the error."""
     monkeypatch.setenv("POOLWIRE_PG_BIN", str(tmp_path))
 
+    temporary = folders()
     with pytest.raises(EmbeddedPostgresError, match=f"{tmp_path} holds no postgres program"):
         EmbeddedPostgres()
+    assert folders() <= temporary
     monkeypatch.delenv("POOLWIRE_PG_BIN")
     assert (find_programs() / "postgres").exists()
 
 
-def test_a_server_that_cannot_start_says_why() -> None:
-    """The last words of its log are in the error."""
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:
+    """The last words of its log are in the error, and its temporary folder is removed."""
     server = EmbeddedPostgres(settings={"no_such_setting": "1"})
-    try:
-        with pytest.raises(EmbeddedPostgresError, match="no_such_setting"):
-            server.start()
-    finally:
-        server.close()
+    with pytest.raises(EmbeddedPostgresError, match="no_such_setting"), server:
+        pass
+    assert not server.folder.exists()
+
+
+def test_a_second_server_in_a_folder_leaves_the_log_of_the_first(postgres_server: EmbeddedPostgres) -> None:
+    """It is refused, and what the first one has logged is still there."""
+    before = postgres_server.log_file.read_text()
+    second = EmbeddedPostgres(postgres_server.folder, port=postgres_server.port)
+    with pytest.raises(EmbeddedPostgresError, match="already exists"):
+        second.start()
+    assert before
+    assert postgres_server.log_file.read_text().startswith(before)
+    with psycopg.connect(postgres_server.url()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
