@@ -97,6 +97,8 @@ class Connection(sqlite3.Connection):
     """
 
     writer: WriterLock
+    busy_timeout: float
+    """Seconds that it waits for the writer lock."""
     wish: Wish
     """What the connection waits for the writer lock with."""
     readonly = False
@@ -220,7 +222,7 @@ class Connection(sqlite3.Connection):
             super().cursor(sqlite3.Cursor)  # raises on a closed connection, which nobody would take the turn from
             # DBAPI errors, for the layers above (SQLAlchemy) let no other pass the driver's border.
             try:
-                self._turn = self.writer.acquire(self.wish)
+                self._turn = self.writer.acquire(self.wish, self.busy_timeout)
             except PoolTimeout as timeout:
                 raise sqlite3.OperationalError(f"database is locked: {timeout}") from timeout
             except WishTakenBack as given_up:
@@ -249,6 +251,11 @@ class Connection(sqlite3.Connection):
             self.writer.release(turn)
 
 
+def is_busy(error: BaseException) -> bool:
+    """Say whether an error means that somebody else has the database at the moment."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def explain(error: sqlite3.OperationalError) -> None:
     """Raise an error that says what happened, where SQLite's says only that the database is locked."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT:
@@ -266,7 +273,7 @@ class Source:
     def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
         self.config = config
         path = None if config.in_memory else config.database
-        self.writer = writer_lock(config.label, path, config.busy_timeout)
+        self.writer = writer_lock(config.label, path)
         if path is None:
             # A shared in-memory database of SQLite's memdb VFS: each connection has a transaction of its own.
             self.uri = f"file:/{quote(memory_name)}?vfs=memdb"
@@ -288,6 +295,7 @@ class Source:
     def _make(self, *args: Any, **kwargs: Any) -> Connection:
         connection = Connection(*args, **kwargs)
         connection.writer = self.writer
+        connection.busy_timeout = self.config.busy_timeout
         connection.wish = Wish()
         try:
             if not self.config.in_memory:
@@ -311,8 +319,10 @@ class Source:
         config = self.config
         execute = connection.cursor(sqlite3.Cursor).execute
         execute(f"PRAGMA foreign_keys={'ON' if config.foreign_keys else 'OFF'}")
+        if config.in_memory:
+            return  # nothing is synchronised, and the pragma would wait for who writes
         execute(f"PRAGMA synchronous={config.synchronous}")
-        if not (config.readonly or config.in_memory):
+        if not config.readonly:
             self._set_journal_mode(execute)
 
     def _set_journal_mode(self, execute: Callable[[str], sqlite3.Cursor]) -> None:
@@ -324,6 +334,6 @@ class Source:
                 execute(f"PRAGMA journal_mode={wanted}").fetchall()
             except sqlite3.OperationalError as error:
                 # SQLite does not wait by itself here: its busy timeout does not cover a change of the journal.
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                if not is_busy(error) or time.monotonic() >= deadline:
                     raise
                 time.sleep(_WAL_RETRY)

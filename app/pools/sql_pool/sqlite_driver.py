@@ -20,7 +20,7 @@ from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.residue import LASTING
 from app.pools.sql_pool.rows import Row, row_class_of
-from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source
+from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source, is_busy
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
 _BATCH = 500
@@ -80,8 +80,8 @@ class SQLiteDriver:
             raw.close()
 
     def permanent(self, error: Exception) -> bool:
-        """Say yes: a file that cannot be opened stays so."""
-        return True
+        """Say yes: a file that cannot be opened stays so, unless somebody else has it at the moment."""
+        return not is_busy(getattr(error, "orig", None) or error)
 
     # The side's part
 
@@ -234,5 +234,5 @@ class AiosqliteDriver:
             threading.Thread(target=record.raw.stop, name="poolwire-sql-close", daemon=True).start()
 
     def permanent(self, error: Exception) -> bool:
-        """Say yes: a file that cannot be opened stays so."""
-        return True
+        """Say yes: a file that cannot be opened stays so, unless somebody else has it at the moment."""
+        return not is_busy(getattr(error, "orig", None) or error)

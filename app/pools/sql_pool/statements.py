@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, Literal, TypeAlias
 
 from app.pools.sql_pool.residue import residue_of
@@ -34,6 +34,11 @@ _COMMENT_MARK = re.compile(r"/\*|\*/")
 # Not a comment in a comment, which ends sooner in SQLite than in PostgreSQL: what follows is not known then.
 _LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*(?:(?!/\*).)*?\*/|[(;])*", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
+# These pragmas are in the file, and a transaction's: the others steer the connection.
+_STORED_PRAGMA = re.compile(
+    r"PRAGMA\s+(?:[^\s=(;]+\s*\.\s*)?(?:user_version|application_id|schema_version)\s*[=(]", re.I
+)
+_QUERIES = frozenset({"SELECT", "VALUES", "TABLE", "WITH"})
 _CHANGES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
 
 
@@ -69,6 +74,10 @@ class Statement:
     """What it leaves in its session, see ``residue_of``."""
     plain: bool
     """Whether it has no ``:name`` placeholders and leaves nothing."""
+    placeholders: int
+    """How many it has."""
+    is_query: bool
+    """Whether a cursor can be declared for it on PostgreSQL."""
     shape: tuple[object, type[Row]] = (None, Row)
     """How a driver described the columns of its last result, and the class of those rows."""
 
@@ -132,13 +141,17 @@ def prepare(sql: str, style: Style) -> Statement:
     elsewhere is a literal question mark.
 
     Raises:
-        ValueError: the text mixes both kinds of placeholders.
+        ValueError: the text mixes both kinds of placeholders, or has SQLite's numbered ones for another database.
     """
     pieces = list(_pieces(sql, style))
     names = tuple(text for kind, text in pieces if kind == "name")
     placeholders = [kind for kind, _ in pieces if kind in ("name", "positional")]
     if names and len(names) != len(placeholders):
         raise ValueError("a statement has either ? or :name placeholders, not both")
+    if style != "qmark" and any(
+        kind == "positional" and following[:1].isdecimal() for (kind, _), (_, following) in pairwise(pieces)
+    ):
+        raise ValueError("numbered placeholders such as ?1 are SQLite's alone; write ? or :name")
     numbers = count(1)
     doubled = style == "format" and bool(placeholders)  # psycopg reads %% as it stands when there are no parameters
 
@@ -151,7 +164,17 @@ def prepare(sql: str, style: Style) -> Statement:
 
     text = "".join(translate(kind, text) for kind, text in pieces)
     effect, residue = effect_of(sql), residue_of(sql)
-    return Statement(text, names, effect, effect is Effect.READ, residue, not (names or residue))
+    reads = effect is Effect.READ
+    return Statement(
+        text,
+        names,
+        effect,
+        reads,
+        residue,
+        plain=not (names or residue),
+        placeholders=len(placeholders),
+        is_query=reads and _first_word(sql)[0] in _QUERIES,
+    )
 
 
 def _pieces(sql: str, style: Style) -> Iterator[tuple[str, str]]:
@@ -185,20 +208,24 @@ def _end_of_comment(sql: str, start: int, *, nests: bool) -> int:
 @lru_cache(maxsize=4096)
 def effect_of(sql: str) -> Effect:
     """Return what ``sql`` does. What is not known is taken to write."""
-    start = _LEADING.match(sql)
-    position = start.end() if start else 0
-    words = _WORD.finditer(sql, position)
-    first = next(words, None)
-    if first is None or first.start() != position:
-        return Effect.WRITE
-    keyword = first.group().upper()
+    keyword, position = _first_word(sql)
     if keyword == "BEGIN":
-        second = next(words, None)
+        second = _WORD.search(sql, position + len(keyword))
         eager = second is not None and second.group().upper() in ("IMMEDIATE", "EXCLUSIVE")
         return Effect.LOCK if eager else Effect.NONE
+    if keyword == "PRAGMA" and _STORED_PRAGMA.match(sql, position):
+        return Effect.WRITE
     if keyword in ("WITH", "EXPLAIN"):
         return Effect.WRITE if _CHANGES.search(sql, position) else Effect.READ
     return _EFFECTS.get(keyword, Effect.WRITE)
+
+
+def _first_word(sql: str) -> tuple[str, int]:
+    """Return the first word of a text, in capitals, and where it begins; an empty one if it begins otherwise."""
+    start = _LEADING.match(sql)
+    position = start.end() if start else 0
+    first = _WORD.match(sql, position)
+    return ("" if first is None else first.group().upper()), position
 
 
 def quoted(name: str) -> str:

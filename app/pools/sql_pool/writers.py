@@ -50,24 +50,26 @@ class WriterLock:
     Args:
         label: the database's name, for errors.
         path: the database's file, or ``None`` for one that only this process sees.
-        timeout: seconds to wait for the right.
     """
 
-    def __init__(self, label: str, path: str | None, timeout: float) -> None:
+    def __init__(self, label: str, path: str | None) -> None:
         self._label = label
-        self._timeout = timeout
-        self._queue = _Queue(label, path, timeout)
+        self._queue = _Queue(label, path)
         forks.register(self)
 
-    def acquire(self, wish: Wish) -> Entry[_Turnstile]:
+    def acquire(self, wish: Wish, timeout: float) -> Entry[_Turnstile]:
         """Wait for the right to write, to be given back to ``release``.
+
+        Args:
+            wish: the connection's.
+            timeout: seconds to wait.
 
         Raises:
             PoolTimeout: others wrote until the timeout; it tells who holds the right, if it is this process.
             WishTakenBack: ``take_back`` was called before the right was had.
         """
-        deadline = time.monotonic() + self._timeout
-        turn = self._queue.checkout_for(wish)
+        deadline = time.monotonic() + timeout
+        turn = self._queue.checkout_for(wish, timeout)
         try:
             passed = turn.resource.enter(deadline, wish)
         except BaseException:
@@ -86,7 +88,7 @@ class WriterLock:
                 capacity=1,
                 in_use=1,
                 waiters=0,
-                waited=self._timeout,
+                waited=timeout,
                 longest_holder="another process",
                 setting=_SETTING,
             )
@@ -110,11 +112,11 @@ class WriterLock:
 class _Queue(Bucket["_Turnstile"]):
     """The threads of this process that want to write, each of which can be sent away."""
 
-    def __init__(self, label: str, path: str | None, timeout: float) -> None:
+    def __init__(self, label: str, path: str | None) -> None:
         super().__init__(
             "sql",
             f"the writer lock of {label}",
-            Limits(capacity=1, checkout_timeout=timeout, fair_after=_FAIR_AFTER),
+            Limits(capacity=1, fair_after=_FAIR_AFTER),
             create=lambda: _Turnstile(path),
             destroy=_Turnstile.close,
         )
@@ -123,12 +125,12 @@ class _Queue(Bucket["_Turnstile"]):
         super()._reset()
         self._wishes: dict[int, Wish] = {}  # by the thread that waits for it
 
-    def checkout_for(self, wish: Wish) -> Entry[_Turnstile]:
+    def checkout_for(self, wish: Wish, timeout: float) -> Entry[_Turnstile]:
         """Do what ``checkout`` does, for a wish that may be taken back."""
         thread = get_ident()
         self._wishes[thread] = wish
         try:
-            return self.checkout()
+            return self.checkout(timeout)
         finally:
             wish.waiter = None
             del self._wishes[thread]
@@ -216,19 +218,18 @@ _locks: weakref.WeakValueDictionary[str, WriterLock] = weakref.WeakValueDictiona
 _locks_guard = threading.Lock()
 
 
-def writer_lock(label: str, path: str | None, timeout: float) -> WriterLock:
+def writer_lock(label: str, path: str | None) -> WriterLock:
     """Return the process's writer lock of a database, the same for every pool that has the file open.
 
     Args:
         label: the database's name, for errors.
         path: the database's file, or ``None`` for a lock of the caller's own.
-        timeout: seconds to wait for the right, unless the lock exists already.
     """
     if path is None:
-        return WriterLock(label, None, timeout)
+        return WriterLock(label, None)
     real = os.path.realpath(path)
     with _locks_guard:
         lock = _locks.get(real)
         if lock is None:
-            lock = _locks[real] = WriterLock(label, real, timeout)
+            lock = _locks[real] = WriterLock(label, real)
         return lock

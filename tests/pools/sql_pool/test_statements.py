@@ -99,6 +99,14 @@ def test_a_text_has_one_kind_of_placeholder() -> None:
         prepare("SELECT ?, :a", "qmark")
 
 
+@pytest.mark.parametrize("style", ["format", "numeric"])
+def test_numbered_placeholders_are_sqlites_alone(style: Style) -> None:
+    """They are passed on to SQLite and refused elsewhere, where they would become another number."""
+    assert prepare("SELECT ?2, ?1", "qmark").text == "SELECT ?2, ?1"
+    with pytest.raises(ValueError, match=r"\?1 are SQLite's alone; write \? or :name"):
+        prepare("SELECT ?1, ?2", style)
+
+
 @pytest.mark.parametrize(
     ("sql", "effect"),
     [
@@ -110,6 +118,9 @@ def test_a_text_has_one_kind_of_placeholder() -> None:
         ("CREATE TABLE t (id int)", Effect.WRITE),
         ("EXPLAIN SELECT 1", Effect.READ),
         ("PRAGMA user_version", Effect.NONE),
+        ("PRAGMA user_version = 3", Effect.WRITE),
+        ("pragma main.application_id(7)", Effect.WRITE),
+        ("PRAGMA foreign_keys = ON", Effect.NONE),
         ("BEGIN", Effect.NONE),
         ("begin immediate", Effect.LOCK),
         ("/* /* */ SELECT */ DELETE FROM t", Effect.WRITE),

@@ -1,0 +1,105 @@
+"""How the connections of a SQLite file are set up, and for how long they wait."""
+
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from app.pools.sql_pool import SQLPool, SQLPoolSettings, get_sqlite_config
+
+SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
+
+
+@pytest.mark.parametrize("synchronous", SYNCHRONOUS)
+@pytest.mark.parametrize("journal_mode", ["WAL", "DELETE", "TRUNCATE", "MEMORY"])
+async def test_a_connection_has_the_pragmas_of_its_config(
+    pool: SQLPool, tmp_path: Path, journal_mode: str, synchronous: str
+) -> None:
+    """Each setting is read back from a connection for threads and from one for a task's lease."""
+    config = get_sqlite_config(
+        tmp_path / "x.db", journal_mode=journal_mode, synchronous=synchronous, foreign_keys=False, busy_timeout=1.5
+    )
+    expected = {
+        "journal_mode": journal_mode.lower(),
+        "synchronous": SYNCHRONOUS[synchronous],
+        "foreign_keys": 0,
+        "busy_timeout": 1500,
+    }
+
+    for pragma, value in expected.items():
+        assert pool.execute_query(config, f"PRAGMA {pragma}")[0][0] == value
+        async with pool.connection(config) as connection:
+            assert (await connection.execute(text(f"PRAGMA {pragma}"))).scalar() == value
+    await pool.stop_async()
+
+
+def test_the_pragmas_unless_said_otherwise(pool: SQLPool, tmp_path: Path) -> None:
+    """A write-ahead log, NORMAL, foreign keys and five seconds for other writers."""
+    config = get_sqlite_config(tmp_path / "x.db")
+    found = [
+        pool.execute_query(config, f"PRAGMA {pragma}")[0][0]
+        for pragma in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+    ]
+    assert found == ["wal", 1, 1, 5000]
+
+
+def test_each_config_waits_for_the_writer_as_long_as_it_says(tmp_path: Path) -> None:
+    """The busy_timeout of a second config for the same file counts for the second."""
+    patient = get_sqlite_config(tmp_path / "x.db", busy_timeout=20)
+    hasty = replace(patient, busy_timeout=0.05)
+    with SQLPool() as pool:
+        pool.execute_query(patient, "CREATE TABLE notes (body TEXT)")
+        with pool.transaction(patient):
+            started = time.monotonic()
+            with pytest.raises(sqlite3.OperationalError, match=r"within 0\.0\d s.*raise busy_timeout"):
+                pool.execute_query(hasty, "INSERT INTO notes VALUES ('x')")
+            assert time.monotonic() - started < 10
+
+
+def test_a_readonly_transaction_leaves_the_files_numbers_alone(pool: SQLPool, tmp_path: Path) -> None:
+    """PRAGMA user_version = n is a write like any other: refused to readers, rolled back with its transaction."""
+    config = get_sqlite_config(tmp_path / "x.db")
+    with (
+        pytest.raises(OperationalError, match="readonly transaction"),
+        pool.transaction(config, readonly=True) as reader,
+    ):
+        reader.execute(text("PRAGMA user_version = 7"))
+    with pool.connection(config) as connection:
+        connection.execute(text("PRAGMA main.user_version = 7"))
+    assert pool.execute_query(config, "PRAGMA user_version") == [(0,)]
+
+    pool.execute_query(config, "PRAGMA user_version = 7")
+    assert pool.execute_query(config, "PRAGMA user_version") == [(7,)]
+
+
+async def test_new_connections_to_memory_are_made_while_somebody_writes() -> None:
+    """A reader that needs a new connection is not refused because another one's transaction is open."""
+    config = get_sqlite_config(":memory:", busy_timeout=20)
+    with SQLPool(SQLPoolSettings(max_connections=4, checkout_timeout=20)) as pool, ThreadPoolExecutor(1) as other:
+        pool.execute_query(config, "CREATE TABLE notes (body TEXT)")
+        with pool.transaction(config) as writer:
+            writer.execute(text("INSERT INTO notes VALUES ('x')"))
+            assert other.submit(pool.execute_query, config, "SELECT 1").result(20) == [(1,)]
+            async with pool.connection(config) as connection:
+                assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+            reading = other.submit(pool.execute_query, config, "SELECT body FROM notes")
+        assert reading.result(20) == [("x",)]
+        await pool.stop_async()
+
+
+def test_a_file_that_is_locked_as_it_is_opened_is_opened_later(tmp_path: Path) -> None:
+    """Another program's lock in the moment of a connection is waited for, and no reason to refuse it."""
+    file = tmp_path / "x.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE notes (body TEXT)")
+    other.execute("BEGIN EXCLUSIVE")
+    config = get_sqlite_config(file, busy_timeout=0.05)
+    with SQLPool(SQLPoolSettings(checkout_timeout=20)) as pool:
+        threading.Timer(0.3, other.close).start()
+        assert pool.execute_query(config, "SELECT body FROM notes") == []
