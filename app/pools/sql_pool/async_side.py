@@ -23,7 +23,7 @@ from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
-from app.pools.sql_pool.sync_side import Retry, SyncSide
+from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known
 from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 
 T = TypeVar("T")
@@ -125,7 +125,10 @@ class NativeSide(AsyncSide):
         statement = prepare(sql, self.driver.style)
         if not statement.plain or params.__class__ is not tuple:
             params = statement.bind(params)
-        if retry is None or not statement.reads:
+        if retry is None:
+            return await self._execute(statement, params, timeout)
+        require_known(retry)
+        if not statement.reads:
             return await self._execute(statement, params, timeout)
         try:
             return await self._execute(statement, params, timeout)

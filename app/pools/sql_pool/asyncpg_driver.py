@@ -102,8 +102,8 @@ class AsyncpgDriver:
         """Open a connection. Raises asyncpg's errors, ``OSError`` and ``TimeoutError``."""
         config = self.config
         server_settings = {"application_name": config.application_name}
-        if config.statement_timeout is not None:
-            server_settings["statement_timeout"] = str(round(config.statement_timeout * 1000))
+        if config.statement_milliseconds is not None:
+            server_settings["statement_timeout"] = str(config.statement_milliseconds)
         options: dict[str, Any] = {} if config.prepared else {"statement_cache_size": 0}
         return await asyncpg.connect(
             host=config.host,
@@ -123,6 +123,7 @@ class AsyncpgDriver:
     def adopt(self, record: Record) -> None:
         """Probe the connection's socket."""
         record.probe = Probe(record.raw._transport.get_extra_info("socket").fileno())
+        record.probe.keep_alive()
         is_closed, has_said_something = record.raw.is_closed, record.probe.readable
         # A socket that the event loop has closed says nothing any more.
         record.readable = lambda: is_closed() or has_said_something()

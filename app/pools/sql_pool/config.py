@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -115,7 +116,7 @@ class DatabaseConfig:
                 "the database URL cannot be read; write sqlite:///file.db or postgresql://user:password@host/name "
                 "and percent-encode special characters of the password"
             ) from None  # SQLAlchemy's message quotes the whole URL, password and all
-        if "@" in (parsed.host or ""):
+        if parsed.get_backend_name() != "sqlite" and str(url).count("@") > 1:
             raise ConfigError("the database URL has an @ too many: percent-encode it in the user and password, as %40")
         values = {**_typed(parsed.query), **options}
         backend = parsed.get_backend_name()
@@ -134,6 +135,11 @@ class DatabaseConfig:
                 }
             )
         raise ConfigError(f"the database URL names {backend!r}; allowed are sqlite and postgresql")
+
+    @property
+    def statement_milliseconds(self) -> int | None:
+        """``statement_timeout`` as PostgreSQL wants it; never 0, which would be none."""
+        return None if self.statement_timeout is None else math.ceil(self.statement_timeout * 1000)
 
     @property
     def in_memory(self) -> bool:
@@ -213,7 +219,7 @@ def _secret(password: object) -> SecretStr | None:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and value > 0
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def _require(name: str, value: object, fulfilled: bool, allowed: str) -> None:
@@ -224,6 +230,9 @@ def _require(name: str, value: object, fulfilled: bool, allowed: str) -> None:
 def _typed(query: Mapping[str, object]) -> dict[str, Any]:
     """Return a URL's query with each value as the type of the field that it sets."""
     types = {each.name: str(each.type) for each in fields(DatabaseConfig)}
+    repeated = [name for name, value in query.items() if not isinstance(value, str)]
+    if repeated:
+        raise ConfigError(f"the database URL says {', '.join(repeated)} more than once")
     return {name: _parse(name, str(value), types.get(name, "str")) for name, value in query.items()}
 
 

@@ -13,6 +13,8 @@ from functools import partial
 # PyDLL keeps the interpreter's lock: a question that never waits takes a third of a microsecond, less than giving
 # the lock away and getting it back among threads, as the calls of `select` do.
 _libc = ctypes.PyDLL(None)
+# Asked after half a minute of silence, given up after another one; the last is in milliseconds.
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 _EVENT_BYTES = 16  # an epoll_event, at its largest
 
 
@@ -47,8 +49,26 @@ class Probe:
 
     def cut(self) -> None:
         """Shut the socket down: whoever reads from it sees its end."""
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._descriptor)) as same:
+        with contextlib.suppress(OSError), self._same_socket() as same:
             same.shutdown(socket.SHUT_RDWR)
+
+    def keep_alive(self) -> None:
+        """Have the kernel ask a silent peer now and then, and end the connection when no answer comes.
+
+        So a router in between does not forget an idle connection, and one whose peer has vanished is found out, also
+        by a call without a deadline, which would otherwise wait for a quarter of an hour.
+        """
+        with contextlib.suppress(OSError), self._same_socket() as same:
+            if same.family not in (socket.AF_INET, socket.AF_INET6):
+                return
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEP_ALIVE.items():
+                option = getattr(socket, name, None)  # not every system has each
+                if option is not None:
+                    same.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def _same_socket(self) -> socket.socket:
+        return socket.socket(fileno=os.dup(self._descriptor))
 
     def sever(self) -> None:
         """Put nothing in the socket's place, for this process alone: another one that has it, too, goes on with it."""

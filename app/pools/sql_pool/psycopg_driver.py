@@ -6,9 +6,10 @@ import asyncio
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
+from itertools import islice
 from operator import attrgetter
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from sqlalchemy import URL, Engine, create_engine
 
@@ -30,6 +31,7 @@ except ImportError as error:
     raise MissingDriver("PostgreSQL needs psycopg: pip install 'poolwire[postgres]'") from error
 
 _CANCEL_SECONDS = 0.4
+_FEW_ROWS = 100
 # libpq reports a failed start without an SQLSTATE; these will not pass by themselves.
 _PERMANENT = re.compile(
     r"password authentication failed|no password supplied|database \".*\" does not exist|role \".*\" does not exist"
@@ -138,8 +140,8 @@ class PsycopgDriver:
             "sslcert": config.sslcert,
             "sslkey": config.sslkey,
         }
-        if config.statement_timeout is not None:
-            options["options"] = f"-c statement_timeout={round(config.statement_timeout * 1000)}"
+        if config.statement_milliseconds is not None:
+            options["options"] = f"-c statement_timeout={config.statement_milliseconds}"
         connection = Connection.connect(autocommit=True, **options)
         connection.cursor_factory = Cursor
         connection.server_cursor_factory = ServerCursor
@@ -152,6 +154,7 @@ class PsycopgDriver:
     def adopt(self, record: Record) -> None:
         """Probe the connection's socket."""
         record.probe = Probe(record.raw.fileno())
+        record.probe.keep_alive()
         record.readable = record.probe.readable
 
     def lend(self, record: Record) -> None:
@@ -170,8 +173,9 @@ class PsycopgDriver:
 
     def permanent(self, error: Exception) -> bool:
         """Say whether a failure to connect will not pass by itself."""
-        text = str(error)
-        if not isinstance(error, psycopg.OperationalError) or _PERMANENT.search(text):
+        original = getattr(error, "orig", None) or error  # SQLAlchemy asks a first connection this and that
+        text = str(original)
+        if not isinstance(original, psycopg.OperationalError) or _PERMANENT.search(text):
             return True
         if not _BY_SERVER.search(text) or _PASSING.search(text):
             return False
@@ -187,12 +191,21 @@ class PsycopgDriver:
         cursor.execute(statement.text, params or None)
         result = cursor.pgresult
         # Not cursor.description, which makes an object for each column.
-        return cursor.fetchall() if result is not None and result.nfields else []
+        if result is None or not result.nfields:
+            return []
+        rows: list[Row] = cursor.fetchall()
+        if len(rows) > _FEW_ROWS:
+            record.cursor = None  # it would keep the result until the connection's next statement
+        return rows
 
     def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, pipelined, in one transaction."""
         with record.raw.transaction(), record.raw.cursor() as cursor:
-            cursor.executemany(statement.text, rows)
+            if statement.placeholders:
+                cursor.executemany(statement.text, rows)
+                return
+            for row in rows:  # executemany() takes each % for a placeholder, whether there are any or not
+                cursor.execute(statement.text, row or None)
 
     def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Store many rows by COPY, in one transaction."""
@@ -204,7 +217,10 @@ class PsycopgDriver:
     def stream(
         self, record: Record, statement: Statement, params: Sequence[Any], batch: int
     ) -> Generator[list[Row], None, None]:
-        """Yield a query's rows in batches, by a cursor on the server."""
+        """Yield a query's rows in batches, by a cursor on the server if it is one that can be declared."""
+        if not statement.is_query:
+            yield from _sent_in_batches(record.raw, statement, params, batch)
+            return
         with record.raw.transaction(), record.raw.cursor("poolwire_stream", row_factory=rows_of) as cursor:
             cursor.execute(statement.text, params or None)
             while rows := cursor.fetchmany(batch):
@@ -243,6 +259,19 @@ class PsycopgDriver:
 
     def dispose(self) -> None:
         """Do nothing: the bucket has all connections."""
+
+
+def _sent_in_batches(
+    raw: Connection, statement: Statement, params: Sequence[Any], batch: int
+) -> Generator[list[Row], None, None]:
+    """Yield the rows of a statement for which no cursor can be declared (SHOW, INSERT ... RETURNING), as they come."""
+    size = batch if psycopg.capabilities.has_stream_chunked() else 1
+    with raw.transaction(), raw.cursor(row_factory=rows_of) as cursor:
+        raw.note(statement.text)
+        sent = cast(Generator[Any, None, None], cursor.stream(statement.text, params or None, size=size))
+        with closing(sent) as found:
+            while rows := list(islice(found, batch)):
+                yield rows
 
 
 def refused_for_good(config: DatabaseConfig) -> bool:

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from threading import get_ident
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from sqlalchemy import Engine
 
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite
-from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.errors import ConfigError, DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
 from app.pools.sql_pool.cleaning import Cleaner, Cleans, commit_each
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.interruption import Interruption
@@ -26,6 +26,14 @@ from app.pools.sql_pool.watchdog import Watch
 T = TypeVar("T")
 
 Retry = Literal["read"]
+
+
+def require_known(retry: object) -> None:
+    """Raise ``ConfigError`` for a ``retry`` that there is not."""
+    if retry not in (None, *get_args(Retry)):
+        raise ConfigError(
+            f"retry={retry!r} is not allowed; it must be {' or '.join(map(repr, get_args(Retry)))}, or None"
+        )
 
 
 class SyncDriver(Cleans, Driver, Protocol):
@@ -140,6 +148,7 @@ class SyncSide:
         def fetch(record: Record) -> list[Row]:
             return self._fetch(record, statement, params)
 
+        require_known(retry)
         try:
             return self._call(fetch, statement, timeout, interruption)
         except DatabaseUnreachable:

@@ -79,7 +79,15 @@ def test_a_password_of_another_type_is_refused_unseen() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["postgresql://ada:hun@ter2@db/x", "postgresql://ada:hun@ter2@db:5432/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:hun@ter2@db/x",
+        "postgresql://ada:hun@ter2@db:5432/x",
+        "postgresql://ada:hun@ter2/x@db/x",
+        "postgresql://ada:hun@ter2?x@db/x",
+    ],
+)
 def test_a_bare_at_sign_in_the_password_is_refused_unseen(url: str) -> None:
     """It would make a part of the password the host's name, which labels and errors show."""
     with pytest.raises(ConfigError, match="%40") as caught:
@@ -90,7 +98,7 @@ def test_a_bare_at_sign_in_the_password_is_refused_unseen(url: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"port": "5432"}, {"connect_timeout": "5"}, {"statement_timeout": "5"}],
+    [{"port": "5432"}, {"connect_timeout": "5"}, {"statement_timeout": "5"}, {"statement_timeout": float("inf")}],
     ids=lambda each: next(iter(each)),
 )
 def test_a_number_given_as_text_is_refused(options: dict[str, Any]) -> None:
@@ -163,3 +171,17 @@ def test_an_option_of_the_other_database_is_refused() -> None:
 def test_the_default_host_is_this_machine_only() -> None:
     """No config connects anywhere by accident."""
     assert get_postgresql_config().host == "localhost"
+
+
+def test_an_option_that_a_url_repeats_is_refused() -> None:
+    """Which of the two would count is not guessed, and the value is not shown."""
+    with pytest.raises(ConfigError, match="says password more than once") as caught:
+        DatabaseConfig.from_url("postgresql://ada@db/x?password=hunter2&password=hunter3")
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_limit_below_a_millisecond_is_a_limit() -> None:
+    """It is rounded up: 0 would mean none to PostgreSQL."""
+    assert get_postgresql_config(statement_timeout=0.0004).statement_milliseconds == 1
+    assert get_postgresql_config(statement_timeout=0.25).statement_milliseconds == 250
+    assert get_postgresql_config().statement_milliseconds is None

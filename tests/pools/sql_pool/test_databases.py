@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.pools.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
+from app.pools.errors import ConfigError, DatabaseUnavailable, PoolTimeout, QueryTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from tests.support.waiting import eventually
 
@@ -447,3 +449,70 @@ def test_a_server_side_limit_ends_statements(pool: SQLPool, postgres: DatabaseCo
 
     with pytest.raises(Exception, match="statement timeout"):
         pool.execute_query(limited, "SELECT pg_sleep(30)")
+
+
+async def test_an_unknown_retry_is_refused(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """retry= takes "read" and nothing else, also for a statement that would not be repeated."""
+    for sql in ("SELECT 1", "INSERT INTO notes (body) VALUES ('x')"):
+        with pytest.raises(ConfigError, match="retry='always' is not allowed; it must be 'read', or None"):
+            pool.execute_query(notes, sql, retry="always")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="retry='always' is not allowed"):
+            await pool.execute_query_async(notes, sql, retry="always")  # type: ignore[arg-type]
+    assert bodies(pool, notes) == []
+    await pool.stop_async()
+
+
+async def test_a_percent_sign_is_no_placeholder(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """A text without placeholders is executed for each empty set of parameters, percent signs and all."""
+    assert pool.execute_many(notes, "INSERT INTO notes (body) VALUES ('100%')", [(), ()]) == 2
+    assert await pool.execute_many_async(notes, "INSERT INTO notes (body) VALUES ('5 %s')", [()]) == 1
+    assert pool.execute_many(notes, "INSERT INTO notes (body) VALUES ('7%' || ?)", [("!",)]) == 1
+    assert bodies(pool, notes) == ["100%", "100%", "5 %s", "7%!"]
+    await pool.stop_async()
+
+
+async def test_whatever_returns_rows_can_be_streamed(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """Not only queries: what was stored comes back as a stream, and so does a plan."""
+    insert = "INSERT INTO notes (body) SELECT body FROM (VALUES ('a'), ('b'), ('c')) AS new(body) RETURNING body"
+    if notes.backend == "sqlite":
+        insert = "INSERT INTO notes (body) VALUES ('a'), ('b'), ('c') RETURNING body"
+
+    assert [row.body for row in pool.stream(notes, insert, batch=2)] == ["a", "b", "c"]
+    assert [row.body async for row in pool.stream_async(notes, insert, batch=2)] == ["a", "b", "c"]
+    assert bodies(pool, notes) == ["a", "b", "c"] * 2
+    assert list(pool.stream(notes, "EXPLAIN SELECT 1"))
+    assert active(pool) == 0
+    await pool.stop_async()
+
+
+async def test_settings_can_be_streamed(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """SHOW, for which PostgreSQL declares no cursor, is a stream for threads as it is for tasks."""
+    assert [tuple(row) for row in pool.stream(postgres, "SHOW client_encoding")] == [("UTF8",)]
+    assert [tuple(row) async for row in pool.stream_async(postgres, "SHOW client_encoding")] == [("UTF8",)]
+    rows = pool.stream(postgres, "SHOW ALL", batch=5)
+    next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    assert pool.execute_query(postgres, "SELECT 1") == [(1,)]
+    assert discarded(pool) == 0
+    await pool.stop_async()
+
+
+async def test_the_kernel_watches_the_peers_of_both_drivers(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """Connections over TCP are kept alive, and end when their peer no longer acknowledges anything."""
+    pool.execute_query(postgres, "SELECT 1")
+    await pool.execute_query_async(postgres, "SELECT 1")
+    (thread,), (task,) = (list(side.bucket._entries) for side in (pool._sync(postgres), pool._async(postgres)))
+    sockets = [thread.resource.raw.fileno(), task.resource.raw._transport.get_extra_info("socket").fileno()]
+    for descriptor in sockets:
+        with socket.socket(fileno=os.dup(descriptor)) as same:
+            assert same.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+            assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+    await pool.stop_async()
+
+
+def test_a_large_result_is_not_kept(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """An idle connection does not hold on to the rows that its last caller got."""
+    pool.execute_query(postgres, "SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+    (entry,) = pool._sync(postgres).bucket._entries
+    assert entry.resource.cursor is None
