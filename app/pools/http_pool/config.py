@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from pydantic import SecretStr
 from requests.utils import get_netrc_auth
 
+from app.pools.core.keys import pickled_by_fields
 from app.pools.core.redaction import HIDDEN
 from app.pools.errors import ConfigError
 from app.pools.http_pool.urls import Target, parse_base
@@ -178,6 +179,11 @@ class HTTPConfig:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made, _ = pickled_by_fields(self)
+        made.keywords["headers"] = dict(self.headers)  # the read-only view of them cannot be pickled
+        return made, ()
 
     def __repr__(self) -> str:
         shown = [f"base_url={self.base_url!r}"]

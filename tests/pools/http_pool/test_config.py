@@ -1,6 +1,7 @@
 """Configurations: what is refused, what makes two equal, and what is shown."""
 
 import dataclasses
+import pickle
 
 import pytest
 from pydantic import SecretStr
@@ -83,3 +84,14 @@ def test_the_representation_shows_what_was_set_and_no_secret() -> None:
     )
     assert "canary" not in repr(HTTPConfig("https://host", auth="canary"))
     assert "canary" not in repr(HTTPConfig("https://host", auth=SecretStr("canary")))
+
+
+def test_a_pickled_config_is_the_same_key() -> None:
+    """What is unpickled is equal, hashes alike, and has the same headers and credentials."""
+    config = HTTPConfig("https://host/v1", headers={"X-Team": "a"}, auth=("ada", "secret"), timeout=3, ca="/ca.pem")
+    copy = pickle.loads(pickle.dumps(config))
+    assert copy == config
+    assert hash(copy) == hash(config)
+    assert copy.base_headers == config.base_headers
+    with pytest.raises(TypeError):
+        copy.headers["X-Team"] = "b"
