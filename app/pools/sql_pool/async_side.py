@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import checkout_site
-from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, PoolClosed, QueryTimeout
 from app.pools.sql_pool.cleaning import AsyncCleaner, CleansAsync
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
 from app.pools.sql_pool.interruption import Interruption
@@ -283,40 +284,84 @@ class ThreadedSide(AsyncSide):
 
     async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """See ``AsyncSide``."""
-        return await self._run_interruptibly(self._threads.execute, sql, params, timeout, retry)
+        require_known(retry)  # and there is nothing to retry: no server could be lost
+        driver = self._threads.driver
+        statement = prepare(sql, driver.style)
+        bound = statement.bind(params)
+        return await self._call(lambda record: driver.fetch(record, statement, bound), statement, timeout)
 
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
-        return await self._run_interruptibly(self._threads.execute_many, sql, rows, timeout)
+        driver = self._threads.driver
+        statement = prepare(sql, driver.style)
+        counted = Bound(statement, rows)
+        await self._call(lambda record: driver.execute_many(record, statement, counted), statement, timeout)
+        return counted.count
 
     async def copy_rows(
         self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
     ) -> int:
         """See ``AsyncSide``."""
-        return await self._run_interruptibly(self._threads.copy_rows, table, columns, rows, timeout)
+        driver = self._threads.driver
+        counted = Bound(None, rows)
+        await self._call(lambda record: driver.copy_rows(record, table, columns, counted), None, timeout)
+        return counted.count
 
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
         """See ``AsyncSide``."""
-        batches = _Batches(self._threads.batches(sql, params, batch, timeout, checkout_site(1)))
+        threads = self._threads
+        statement = prepare(sql, threads.driver.style)
+        bound = statement.bind(params)
+        interruption = Interruption(threads.driver.cancel, checkout_site(1))
+        entry = await threads.bucket.checkout_async(timeout, interruption.site)
+        batches = _Batches(threads, entry, threads.batches(entry, statement, bound, batch, interruption))
         try:
-            while rows := await self._run(batches.next):
+            while rows := await self._run(batches.next, interruption):
                 for row in rows:
                     yield row
         finally:
             # Not awaited, for a task that is being cancelled could not.
-            self._executor.submit(batches.close)
+            try:
+                self._executor.submit(batches.close)
+            except RuntimeError:  # the pool was stopped meanwhile, and its threads with it
+                batches.close()
 
-    async def _run_interruptibly(self, call: Callable[..., T], *args: Any) -> T:
-        """Run a call in a thread, which ends its statement when the task that awaits it is cancelled."""
-        interruption = Interruption(self._threads.driver.cancel, checkout_site(1))
+    async def _call(self, work: Callable[[Record], T], statement: Statement | None, timeout: float | None) -> T:
+        """Do ``work``, which executes ``statement``, in a thread, within ``timeout`` seconds if there is one."""
+        started = time.monotonic()
+        threads = self._threads
+        interruption = Interruption(threads.driver.cancel, checkout_site(2))
+        # Waited for out here: a thread that waits would be missing to those who have what it waits for.
+        entry = await threads.bucket.checkout_async(threads.longest_wait(timeout), interruption.site)
+
+        def serve() -> T:
+            return threads.serve(entry, work, statement, started, timeout, interruption)
+
+        return await self._run(serve, interruption, unbegun=partial(threads.bucket.give_back, entry))
+
+    async def _run(
+        self, call: Callable[[], T], interruption: Interruption, unbegun: Callable[[], None] | None = None
+    ) -> T:
+        """Run a call in a thread, which ends its statement when the task that awaits it is cancelled.
+
+        Args:
+            call: what to run.
+            interruption: the way to end it.
+            unbegun: what to do if it never begins.
+        """
         try:
-            return await self._run(call, *args, interruption)
+            running = self._executor.submit(call)
+        except RuntimeError:
+            if unbegun is not None:
+                unbegun()
+            raise PoolClosed("sql") from None
+        try:
+            return await asyncio.wrap_future(running)
         except asyncio.CancelledError:
+            if running.cancelled() and unbegun is not None:
+                unbegun()
             interruption.interrupt()
             raise
-
-    async def _run(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
 
 
 class _RowsFailed(Exception):
@@ -337,16 +382,22 @@ class _Rows(Bound):
 
 
 class _Batches:
-    """A generator that one thread at a time advances or closes."""
+    """A generator of batches that one thread at a time advances or closes."""
 
-    def __init__(self, batches: Generator[list[Row], None, None]) -> None:
+    def __init__(self, threads: SyncSide, entry: Entry[Record], batches: Generator[list[Row], None, None]) -> None:
+        self._threads = threads
+        self._entry = entry
         self._batches = batches
+        self._begun = False
         self._lock = threading.Lock()
 
     def next(self) -> list[Row] | None:
         with self._lock:
+            self._begun = True
             return next(self._batches, None)
 
     def close(self) -> None:
         with self._lock:
             self._batches.close()
+            if not self._begun:  # nor has it ended then
+                self._threads.bucket.give_back(self._entry)

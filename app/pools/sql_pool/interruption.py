@@ -12,7 +12,8 @@ from app.pools.errors import PoolError
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.watchdog import remind
 
-_AGAIN = 0.05
+AGAIN = 0.05
+"""Seconds after which a statement that may not have begun is ended once more."""
 
 
 class Interrupted(PoolError):
@@ -62,4 +63,4 @@ class Interruption:
                 return
             self._cancel(self._record)
         # A cancel that comes a moment before the statement's first step is lost, so it is repeated until the end.
-        remind(time.monotonic() + _AGAIN, self.interrupt)
+        remind(time.monotonic() + AGAIN, self.interrupt)

@@ -20,6 +20,7 @@ from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import SQLPoolSettings
+from app.pools.sql_pool.aiosqlite_driver import AiosqliteDriver
 from app.pools.sql_pool.async_side import AsyncSide, NativeSide, ThreadedSide
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.leases import Lease
@@ -33,7 +34,7 @@ from app.pools.sql_pool.lending import (
 )
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.sharing import DatabaseBudget
-from app.pools.sql_pool.sqlite_driver import AiosqliteDriver, SQLiteDriver
+from app.pools.sql_pool.sqlite_driver import SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
 from app.pools.sql_pool.sync_side import Retry, SyncSide
@@ -72,7 +73,7 @@ class SQLPool(ManagedPool):
         # Held strongly until a loop is found closed: what its connections leave open is closed by then only.
         self._async_sides: dict[asyncio.AbstractEventLoop, dict[DatabaseConfig, AsyncSide]] = {}
         self._budgets: dict[DatabaseConfig, Budget] = {}
-        self._executor: ThreadPoolExecutor | None = None
+        self._executors: dict[DatabaseConfig, ThreadPoolExecutor] = {}
 
     # Queries
 
@@ -333,7 +334,9 @@ class SQLPool(ManagedPool):
             threads = self._sync(config)
             assert isinstance(threads.driver, SQLiteDriver)
             driver = AiosqliteDriver(config, threads.driver.source)
-            return ThreadedSide(driver, self._limits, config.label, self._budget(config), threads, self._threads())
+            return ThreadedSide(
+                driver, self._limits, config.label, self._budget(config), threads, self._executor(config)
+            )
         from app.pools.sql_pool.asyncpg_driver import AsyncpgDriver  # only who uses PostgreSQL needs the extra
 
         return NativeSide(AsyncpgDriver(config), self._limits, config.label, self._budget(config))
@@ -355,10 +358,13 @@ class SQLPool(ManagedPool):
                 for holder in side.bucket.end_leases():
                     log.warning("a connection was leased when its event loop closed, and is closed, too: %s", holder)
 
-    def _threads(self) -> ThreadPoolExecutor:
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self.settings.max_connections, thread_name_prefix="poolwire-sql")
-        return self._executor
+    def _executor(self, config: DatabaseConfig) -> ThreadPoolExecutor:
+        """Return a database's threads, one for each of its connections, so that no call waits for a thread."""
+        executor = self._executors.get(config)
+        if executor is None:
+            executor = ThreadPoolExecutor(self.settings.max_connections, thread_name_prefix="poolwire-sql")
+            self._executors[config] = executor
+        return executor
 
     # Life
 
@@ -387,11 +393,11 @@ class SQLPool(ManagedPool):
         sides = self._sides()
         holders = [line for side in sides for line in side.bucket.drain(deadline - time.monotonic())]
         with self._lock:
-            executor, threads = self._executor, list(self._sync_sides.values())
+            executors, threads = list(self._executors.values()), list(self._sync_sides.values())
             self._reset()
         for side in threads:
             side.close()
-        if executor is not None:
+        for executor in executors:
             executor.shutdown(wait=False)
         return holders
 

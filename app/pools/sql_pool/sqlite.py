@@ -152,8 +152,11 @@ class Connection(sqlite3.Connection):
             self.after()
 
     def close(self) -> None:
-        """Close, and let the next one write."""
+        """Roll back, close, and let the next one write."""
         try:
+            # As long as anybody has a cursor SQLite's own connection lives on, with the locks of its transaction.
+            with suppress(sqlite3.Error):
+                super().rollback()
             super().close()
         finally:
             register.closed(self)

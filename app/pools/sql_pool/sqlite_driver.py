@@ -1,9 +1,8 @@
-"""SQLite as the pool's sides use it: directly from threads, through aiosqlite for an AsyncEngine."""
+"""SQLite as the pool's side for threads uses it."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain, islice
@@ -11,14 +10,12 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
-from app.pools.sql_pool.residue import LASTING
 from app.pools.sql_pool.rows import Row, row_class_of
 from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source, is_busy
 from app.pools.sql_pool.statements import Statement, Style, quoted
@@ -175,64 +172,3 @@ class SQLiteDriver:
         """Let an in-memory database end."""
         if self._anchor is not None:
             self._anchor.close()
-
-
-class AiosqliteDriver:
-    """aiosqlite for an AsyncEngine. Its thread waits for the writer lock, so the event loop does not.
-
-    Args:
-        source: where connections come from, the same as for threads.
-    """
-
-    def __init__(self, config: DatabaseConfig, source: Source) -> None:
-        self._config = config
-        self._source = source
-
-    probed = False
-    begin: str | None = "BEGIN IMMEDIATE"
-    begin_readonly: str | None = BEGIN_READONLY
-
-    @staticmethod
-    def residue(record: Record) -> int:
-        """Return what statements have left on a connection."""
-        return getattr(record.raw._connection, "residue", LASTING)  # one that its user has closed is of no more use
-
-    async def clean(self, record: Record) -> bool:
-        """Say that it cannot be done, as ``SQLiteDriver.reset``."""
-        return False
-
-    def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
-        """Make the AsyncEngine on a ``LeasePool``."""
-        return create_async_engine(
-            URL.create("sqlite+aiosqlite", database=self._source.uri, query={"uri": "true"}),
-            connect_args=self._source.connect_args,
-            poolclass=LeasePool,
-            label=f"{self._config.label} (async)",
-            limits=limits,
-            driver=self,
-            budget=budget,
-        )
-
-    def adopt(self, record: Record) -> None:
-        """Begin transactions with statements: nobody else uses these connections."""
-        assert record.dbapi_connection is not None
-        record.dbapi_connection.isolation_level = ""
-        connection: Connection = record.raw._connection
-        connection.lessee = lambda: record.entry.site
-
-    def lend(self, record: Record) -> None:
-        """Do nothing."""
-
-    def take_back(self, record: Record) -> None:
-        """Do nothing."""
-
-    def close(self, record: Record) -> None:
-        """Close a connection from any thread, also when its event loop is closed."""
-        if record.dbapi_connection is not None:
-            record.dbapi_connection = None
-            # From a thread without an event loop: in one with a loop, stop() would report to it, closed or not.
-            threading.Thread(target=record.raw.stop, name="poolwire-sql-close", daemon=True).start()
-
-    def permanent(self, error: Exception) -> bool:
-        """Say yes: a file that cannot be opened stays so, unless somebody else has it at the moment."""
-        return not is_busy(getattr(error, "orig", None) or error)

@@ -12,7 +12,6 @@ from sqlalchemy import Engine
 
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
-from app.pools.core.holders import CallSite
 from app.pools.errors import ConfigError, DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
 from app.pools.sql_pool.cleaning import Cleaner, Cleans, commit_each
 from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
@@ -110,16 +109,15 @@ class SyncSide:
         params: Parameters,
         timeout: float | None,
         retry: Retry | None,
-        interruption: Interruption | None = None,
     ) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
         statement = prepare(sql, self._style)
         if not statement.plain or params.__class__ is not tuple:
             params = statement.bind(params)
             if statement.residue:
-                return self._execute_carefully(statement, params, timeout, retry, interruption)
-        if timeout is not None or retry is not None or interruption is not None:
-            return self._execute_carefully(statement, params, timeout, retry, interruption)
+                return self._execute_carefully(statement, params, timeout, retry)
+        if timeout is not None or retry is not None:
+            return self._execute_carefully(statement, params, timeout, retry)
         bucket = self.bucket
         entry = bucket.checkout(None, get_ident())
         record = entry.resource
@@ -143,34 +141,30 @@ class SyncSide:
         params: Any,
         timeout: float | None,
         retry: Retry | None,
-        interruption: Interruption | None,
     ) -> list[Row]:
         def fetch(record: Record) -> list[Row]:
             return self._fetch(record, statement, params)
 
         require_known(retry)
         try:
-            return self._call(fetch, statement, timeout, interruption)
+            return self._call(fetch, statement, timeout)
         except DatabaseUnreachable:
             raise
         except DatabaseUnavailable:
             if retry is None or not statement.reads:
                 raise
-        return self._call(fetch, statement, timeout, interruption)
+        return self._call(fetch, statement, timeout)
 
     def execute_many(
         self,
         sql: str,
         rows: Iterable[Parameters],
         timeout: float | None,
-        interruption: Interruption | None = None,
     ) -> int:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
         statement = prepare(sql, self.driver.style)
         counted = Bound(statement, rows)
-        self._call(
-            lambda record: self.driver.execute_many(record, statement, counted), statement, timeout, interruption
-        )
+        self._call(lambda record: self.driver.execute_many(record, statement, counted), statement, timeout)
         return counted.count
 
     def copy_rows(
@@ -179,30 +173,38 @@ class SyncSide:
         columns: Sequence[str],
         rows: Iterable[Sequence[Any]],
         timeout: float | None,
-        interruption: Interruption | None = None,
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
         counted = Bound(None, rows)
-        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), None, timeout, interruption)
+        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), None, timeout)
         return counted.count
 
     def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> Iterator[Row]:
         """Yield a query's rows as the database finds them, holding a connection until the last or until closed."""
-        with closing(self.batches(sql, params, batch, timeout)) as batches:
+        statement = prepare(sql, self.driver.style)
+        bound = statement.bind(params)
+        entry = self.bucket.checkout(timeout)
+        with closing(self.batches(entry, statement, bound, batch)) as batches:
             for rows in batches:
                 yield from rows
 
     def batches(
-        self, sql: str, params: Parameters, batch: int, timeout: float | None, site: CallSite | None = None
+        self,
+        entry: Entry[Record],
+        statement: Statement,
+        params: Sequence[Any],
+        batch: int,
+        interruption: Interruption | None = None,
     ) -> Generator[list[Row], None, None]:
-        """Yield a query's rows in lists of ``batch``, as ``stream``; in the name of ``site`` if it is given."""
-        statement = prepare(sql, self.driver.style)
-        bound = statement.bind(params)
-        entry = self.bucket.checkout(timeout, site)
+        """Yield a query's rows in lists of ``batch``, with a connection that is given back at the end."""
+
+        def fetch(record: Record) -> list[Row] | None:
+            return next(found, None)
+
         try:
-            self._ready(entry.resource, statement)
-            with closing(self.driver.stream(entry.resource, statement, bound, batch)) as found:
-                yield from found
+            with closing(self.driver.stream(entry.resource, statement, params, batch)) as found:
+                while rows := self._work(fetch, statement, entry.resource, interruption):
+                    yield rows
         except GeneratorExit:
             self._clean(entry)
             raise
@@ -211,18 +213,35 @@ class SyncSide:
             raise
         self._clean(entry)
 
-    def _call(
-        self,
-        work: Callable[[Record], T],
-        statement: Statement | None,
-        timeout: float | None,
-        interruption: Interruption | None,
-    ) -> T:
+    def _call(self, work: Callable[[Record], T], statement: Statement | None, timeout: float | None) -> T:
         """Do ``work``, which executes ``statement``, with a connection, within ``timeout`` seconds if there is one."""
         started = time.monotonic()
-        bucket = self.bucket
-        wait = None if timeout is None else min(timeout, bucket.limits.checkout_timeout)
-        entry = bucket.checkout(wait, get_ident() if interruption is None else interruption.site)
+        entry = self.bucket.checkout(self.longest_wait(timeout), get_ident())
+        return self.serve(entry, work, statement, started, timeout)
+
+    def longest_wait(self, timeout: float | None) -> float | None:
+        """Return how many seconds a call that may take ``timeout`` waits for a connection."""
+        return None if timeout is None else min(timeout, self.bucket.limits.checkout_timeout)
+
+    def serve(
+        self,
+        entry: Entry[Record],
+        work: Callable[[Record], T],
+        statement: Statement | None,
+        started: float,
+        timeout: float | None,
+        interruption: Interruption | None = None,
+    ) -> T:
+        """Do ``work`` with a connection, and give it back.
+
+        Args:
+            entry: the connection.
+            work: what is to be done with it.
+            statement: what ``work`` executes.
+            started: when the call began, on the monotonic clock.
+            timeout: seconds that the call may take since.
+            interruption: the way to end it, if there is one.
+        """
         record, driver = entry.resource, self.driver
         if timeout is None:
             try:

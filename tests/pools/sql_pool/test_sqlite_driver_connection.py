@@ -21,3 +21,17 @@ def test_statements_on_the_driver_connection_are_rolled_back(tmp_path: Path, met
             getattr(connection, method)("INSERT INTO t VALUES (?)", [(1,)] if method == "executemany" else (1,))
             assert connection.in_transaction
         assert pool.execute_query(config, "SELECT x FROM t") == []
+
+
+def test_a_closed_connection_holds_no_lock_for_whoever_still_has_its_cursor(tmp_path: Path) -> None:
+    """An invalidated connection's transaction is over, although a cursor of it is still somebody's."""
+    config = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.5)
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE notes (body TEXT)")
+        with pool.connection(config) as connection:
+            cursor = connection.connection.cursor()
+            cursor.execute("INSERT INTO notes VALUES ('x') RETURNING body")
+            connection.invalidate()
+        pool.execute_query(config, "INSERT INTO notes VALUES ('y')")
+        assert pool.execute_query(config, "SELECT body FROM notes") == [("y",)]
+        del cursor

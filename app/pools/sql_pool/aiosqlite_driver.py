@@ -1,0 +1,136 @@
+"""SQLite through aiosqlite, for an AsyncEngine: each connection has a thread, which waits in the loop's place."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiosqlite
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.pools.core.bucket import Limits
+from app.pools.core.budget import Budget
+from app.pools.sql_pool import sqlite
+from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.connections import Record
+from app.pools.sql_pool.interruption import AGAIN
+from app.pools.sql_pool.lease_pool import LeasePool
+from app.pools.sql_pool.residue import LASTING
+from app.pools.sql_pool.sqlite import BEGIN_READONLY, Source, is_busy
+from app.pools.sql_pool.watchdog import remind
+
+_CHUNK = 64
+_BRIEF = frozenset({"commit", "rollback", "close"})
+
+
+class Connection(aiosqlite.Connection):
+    """A connection whose statement ends with the task that awaits it."""
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            if fn.__name__ not in _BRIEF:
+                self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        connection = self._connection
+        if isinstance(connection, sqlite.Connection):
+            ending = _Ending(connection)
+            ending.end()
+            self._tx.put_nowait((None, ending.over))  # the thread's next act, before whatever comes next
+
+
+class _Ending:
+    """Ends what a connection executes."""
+
+    def __init__(self, connection: sqlite.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._over = False
+
+    def end(self) -> None:
+        """Do so, again and again until ``over``: it is lost on a statement that has not begun yet."""
+        with self._lock:
+            if self._over:
+                return
+            self._connection.give_up()
+        remind(time.monotonic() + AGAIN, self.end)
+
+    def over(self) -> None:
+        """Let the connection execute what comes next."""
+        with self._lock:
+            self._over = True
+            self._connection.go_on()
+
+
+class AiosqliteDriver:
+    """aiosqlite connections.
+
+    Args:
+        config: the database.
+        source: where connections come from, the same as for threads.
+    """
+
+    probed = False
+    begin: str | None = "BEGIN IMMEDIATE"
+    begin_readonly: str | None = BEGIN_READONLY
+
+    def __init__(self, config: DatabaseConfig, source: Source) -> None:
+        self._config = config
+        self._source = source
+
+    @staticmethod
+    def residue(record: Record) -> int:
+        """Return what statements have left on a connection."""
+        return getattr(record.raw._connection, "residue", LASTING)  # one that its user has closed is of no more use
+
+    async def clean(self, record: Record) -> bool:
+        """Say that it cannot be done, as ``SQLiteDriver.reset``."""
+        return False
+
+    def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
+        """Make the AsyncEngine on a ``LeasePool``."""
+        return create_async_engine(
+            URL.create("sqlite+aiosqlite", database=self._config.database),
+            async_creator=self._connect,
+            poolclass=LeasePool,
+            label=f"{self._config.label} (async)",
+            limits=limits,
+            driver=self,
+            budget=budget,
+        )
+
+    def _connect(self) -> Connection:
+        connection = Connection(self._source.connect, _CHUNK)
+        connection._thread.daemon = True
+        return connection
+
+    def adopt(self, record: Record) -> None:
+        """Begin transactions with statements: nobody else uses these connections."""
+        assert record.dbapi_connection is not None
+        record.dbapi_connection.isolation_level = ""
+        connection: sqlite.Connection = record.raw._connection
+        connection.lessee = lambda: record.entry.site
+
+    def lend(self, record: Record) -> None:
+        """Do nothing."""
+
+    def take_back(self, record: Record) -> None:
+        """Do nothing."""
+
+    def close(self, record: Record) -> None:
+        """Close a connection from any thread, also when its event loop is closed."""
+        if record.dbapi_connection is not None:
+            record.dbapi_connection = None
+            # From a thread without an event loop: in one with a loop, stop() would report to it, closed or not.
+            threading.Thread(target=record.raw.stop, name="poolwire-sql-close", daemon=True).start()
+
+    def permanent(self, error: Exception) -> bool:
+        """Say yes: a file that cannot be opened stays so, unless somebody else has it at the moment."""
+        return not is_busy(getattr(error, "orig", None) or error)
