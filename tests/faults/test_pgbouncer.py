@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
+from app.pools.sql_pool import DatabaseConfig, Row, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.embedded import EmbeddedPostgres
 from tests.support.transaction_pooling import TransactionPooler
 
 CLIENTS = 6
 QUERIES = 40
+ROUNDS = 5
 
 
 @pytest.fixture
@@ -61,6 +62,50 @@ async def test_tasks_get_right_answers_when_nothing_is_prepared(pool: SQLPool, p
 
     await asyncio.gather(*(client(number) for number in range(CLIENTS)))
     await pool.stop_async()
+
+
+def test_threads_stream_and_store_there(pool: SQLPool, pooled: DatabaseConfig) -> None:
+    """Streams, execute_many, copy_rows and sessions keep to one server connection each, and get what is theirs."""
+    config = replace(pooled, prepared=False)
+    pool.execute_query(config, "DROP TABLE IF EXISTS stored")
+    pool.execute_query(config, "CREATE TABLE stored (client int)")
+
+    def client(number: int) -> None:
+        for _ in range(ROUNDS):
+            rows = pool.stream(config, "SELECT g FROM generate_series(1, ?::int) g", (20 + number,), batch=7)
+            assert [row.g for row in rows] == list(range(1, 21 + number))
+            assert pool.execute_many(config, "INSERT INTO stored VALUES (?)", [(number,)] * 3) == 3
+            assert pool.copy_rows(config, "stored", ["client"], [(number,)] * 3) == 3
+            with pool.session(config) as session:
+                assert session.execute(text("SELECT 1")).scalar() == 1
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        list(threads.map(client, range(CLIENTS)))
+    assert stored(pool, config) == [(number, 6 * ROUNDS) for number in range(CLIENTS)]
+
+
+async def test_tasks_stream_and_store_there(pool: SQLPool, pooled: DatabaseConfig) -> None:
+    """The same with asyncpg."""
+    config = replace(pooled, prepared=False)
+    pool.execute_query(config, "DROP TABLE IF EXISTS stored")
+    pool.execute_query(config, "CREATE TABLE stored (client int)")
+
+    async def client(number: int) -> None:
+        for _ in range(ROUNDS):
+            rows = pool.stream_async(config, "SELECT g FROM generate_series(1, ?::int) g", (20 + number,), batch=7)
+            assert [row.g async for row in rows] == list(range(1, 21 + number))
+            assert await pool.execute_many_async(config, "INSERT INTO stored VALUES (?)", [(number,)] * 3) == 3
+            assert await pool.copy_rows_async(config, "stored", ["client"], [(number,)] * 3) == 3
+            async with pool.session(config) as session:
+                assert (await session.execute(text("SELECT 1"))).scalar() == 1
+
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+    assert stored(pool, config) == [(number, 6 * ROUNDS) for number in range(CLIENTS)]
+    await pool.stop_async()
+
+
+def stored(pool: SQLPool, config: DatabaseConfig) -> list[Row]:
+    return pool.execute_query(config, "SELECT client, count(*) FROM stored GROUP BY client ORDER BY client")
 
 
 def test_prepared_statements_do_fail_there(pool: SQLPool, pooled: DatabaseConfig) -> None:

@@ -225,13 +225,14 @@ def test_a_cancelled_task_does_not_keep_the_writer_lock(counter: DatabaseConfig)
 
 
 def test_a_statement_that_takes_too_long_is_interrupted(counter: DatabaseConfig) -> None:
-    """timeout= ends a SQLite statement too, and the connection serves on."""
+    """timeout= ends a SQLite statement too, and leaves neither a thread nor a lease behind."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     with SQLPool() as pool:
         before = threading.active_count()
         with pytest.raises(QueryTimeout):
             pool.execute_query(counter, endless, timeout=0.1)
 
+        assert active(pool) == 0
         assert value(pool, counter) == 0
         eventually(lambda: threading.active_count() <= before + 2)
 

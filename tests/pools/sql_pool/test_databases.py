@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import socket
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.pools.errors import ConfigError, DatabaseUnavailable, PoolTimeout, QueryTimeout
+from app.pools.errors import ConfigError, DatabaseUnavailable, LeaseLeaked, PoolClosed, PoolTimeout, QueryTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from tests.support.waiting import eventually
 
@@ -396,21 +396,22 @@ def test_a_lease_held_too_long_is_reported_with_its_stack(
 
 
 def test_stop_returns_soon_although_many_wait(pool: SQLPool, notes: DatabaseConfig) -> None:
-    """Stopping fails those who wait, and does not wait for a server that is silent."""
-    held = threading.Event()
-    done = threading.Event()
-
-    def hold() -> None:
-        with pool.connection(notes):
-            held.set()
-            done.wait(20)
-
+    """Stopping fails those who wait at once, and waits for the leases only as long as it was told."""
+    leases = [pool.connection(notes) for _ in range(4)]
+    for lease in leases:
+        lease.__enter__()
     with ThreadPoolExecutor(8) as threads:
-        holder = threads.submit(hold)
-        assert held.wait(20)
-        done.set()
-        holder.result(20)
-        pool.stop()
+        waiting = [threads.submit(pool.execute_query, notes, "SELECT 1") for _ in range(8)]
+        eventually(lambda: sum(each["waiting"] for each in pool.get_stats()["pools"].values()) == 8)
+        began = time.monotonic()
+        with pytest.raises(LeaseLeaked):
+            pool.stop(0.2)
+        for each in waiting:
+            with pytest.raises(PoolClosed):
+                each.result(20)
+        assert time.monotonic() - began < 10  # they would wait for 20 s
+    for lease in leases:
+        lease.__exit__(None, None, None)
     assert active(pool) == 0
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -76,6 +77,8 @@ async def test_a_password_of_any_characters_logs_in(
 
     assert pool.execute_query(config, "SELECT current_user") == [("odd",)]
     assert await pool.execute_query_async(config, "SELECT current_user") == [("odd",)]
+    url = f"postgresql://odd:{quote(password, safe='')}@127.0.0.1:{postgres_server.port}/postgres"
+    assert DatabaseConfig.from_url(url) == config
     await pool.stop_async()
 
 

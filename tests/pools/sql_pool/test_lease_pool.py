@@ -6,15 +6,28 @@ from pathlib import Path
 from sqlite3 import OperationalError
 
 import pytest
+from greenlet import getcurrent
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import default
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, base
+from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from app.pools.errors import PoolTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from tests.support.waiting import eventually_async
+
+
+async def test_a_greenlet_is_left_and_entered_again() -> None:
+    """greenlet_spawn() runs a function in which await_() awaits; its parent is the greenlet of whoever called."""
+    caller = getcurrent()
+
+    def inside(number: int) -> tuple[int, object]:
+        return await_(asyncio.sleep(0, number)), getcurrent().parent
+
+    assert await greenlet_spawn(inside, 7) == (7, caller)
+
 
 COUNTING = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n)"
 

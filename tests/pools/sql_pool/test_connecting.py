@@ -1,0 +1,89 @@
+"""How connections come and go: which driver makes them, and that many do not come or go at the same moment."""
+
+import asyncio
+import itertools
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from app.pools.errors import MissingDriver
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
+from app.pools.sql_pool.connections import pauses
+
+MEGABYTES = 1024 * 1024
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_missing_driver_is_an_error_that_names_the_extra(
+    pool: SQLPool, postgres: DatabaseConfig, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call and lease that needs it says what to install."""
+    monkeypatch.setitem(sys.modules, driver, None)
+    monkeypatch.delitem(sys.modules, f"app.pools.sql_pool.{driver}_driver", raising=False)
+
+    async def call() -> None:
+        await pool.execute_query_async(postgres, "SELECT 1")
+
+    async def lease() -> None:
+        async with pool.connection(postgres):
+            pass
+
+    def lease_in_thread() -> None:
+        with pool.connection(postgres):
+            pass
+
+    tasks = [lambda: asyncio.run(call()), lambda: asyncio.run(lease())]
+    threads = [lambda: pool.execute_query(postgres, "SELECT 1"), lease_in_thread]
+    for use in threads if driver == "psycopg" else tasks:
+        with pytest.raises(MissingDriver, match=rf"{driver}: pip install 'poolwire\[postgres\]'"):
+            use()
+
+
+def test_attempts_to_connect_are_apart_by_random_and_growing_pauses() -> None:
+    """From a twentieth of a second they double to a second, each half as long to one and a half times as long."""
+    runs = [list(itertools.islice(pauses(), 8)) for _ in range(50)]
+    for pause, base in zip(zip(*runs, strict=True), (0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0), strict=True):
+        assert all(0.5 * base <= each <= 1.5 * base for each in pause)
+        assert max(pause) - min(pause) > 0.2 * base
+
+
+async def test_connections_made_together_do_not_end_together(postgres: DatabaseConfig) -> None:
+    """Each lifetime is up to a tenth shorter than the setting, at random, for threads and for tasks."""
+    with SQLPool(SQLPoolSettings(max_connections=8, min_connections=8, max_lifetime=1000)) as pool:
+        pool.warm_up(postgres)
+        other = replace(postgres, application_name="others")  # for the first ones have taken all places
+        await asyncio.gather(*(pool.execute_query_async(other, "SELECT pg_sleep(0.2)") for _ in range(8)))
+        for side in (pool._sync(postgres), pool._async(other)):
+            left = [entry.expires_at - time.monotonic() for entry in side.bucket._entries]
+            assert len(left) == 8
+            assert all(850 < seconds <= 1000 for seconds in left)
+            assert max(left) - min(left) > 1
+        await pool.stop_async()
+
+
+def resident() -> int:
+    """Return how much memory this process has, in bytes."""
+    with open("/proc/self/statm") as statistics:
+        return int(statistics.read().split()[1]) * 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory is read from /proc")
+async def test_a_stream_needs_little_memory_whatever_it_yields(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """A hundred megabytes pass through less than twenty-five, with both drivers."""
+    sql = "SELECT repeat('x', 1000) AS line FROM generate_series(1, 100000)"
+    pool.execute_query(postgres, "SELECT 1")
+    await pool.execute_query_async(postgres, "SELECT 1")
+    before, most, count = resident(), 0, 0
+    for count, _ in enumerate(pool.stream(postgres, sql, batch=500), 1):
+        if not count % 1000:
+            most = max(most, resident())
+    assert count == 100_000
+    async for _ in pool.stream_async(postgres, sql, batch=500):
+        count += 1
+        if not count % 1000:
+            most = max(most, resident())
+    assert count == 200_000
+    assert most - before < 25 * MEGABYTES
+    await pool.stop_async()
