@@ -756,3 +756,42 @@ async def test_nothing_is_done_twice_for_a_task_either(
     with pytest.raises(DatabaseUnavailable):
         await call
     await pool.stop_async()
+
+
+async def test_housekeeping_asks_what_has_been_idle_for_long(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round asks the idle connections of threads and of tasks, and leaves those that were used just now."""
+    pool.execute_query(frail, "SELECT 1 AS mine")
+    await pool.execute_query_async(frail, "SELECT 1 AS mine")
+
+    async def unasked() -> int:
+        return len(await asyncio.to_thread(backends, frail_server, "query LIKE '%mine%'"))
+
+    pool.sweep()
+    await asyncio.sleep(0)
+    assert await unasked() == 2
+    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    pool.sweep()
+    deadline = time.monotonic() + 20
+    while await unasked():
+        assert time.monotonic() < deadline, "nobody asked"
+    await pool.stop_async()
+
+
+async def test_housekeeping_closes_what_does_not_answer(
+    frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a network that has become silent, idle connections of threads and of tasks are closed."""
+    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    with Proxy(frail_server.port) as proxy:
+        config = replace(frail, port=proxy.port)
+        pool = SQLPool(SQLPoolSettings(max_connections=4, min_connections=0))
+        pool.execute_query(config, "SELECT 1")
+        await pool.execute_query_async(config, "SELECT 1")
+        proxy.swallow()
+        await asyncio.to_thread(pool.sweep)
+        await eventually_async(lambda: total(pool) == 0)
+        proxy.pass_on()
+        assert await pool.execute_query_async(config, "SELECT 1") == [(1,)]
+        await pool.stop_async()

@@ -7,7 +7,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy.pool import Pool
@@ -139,6 +141,7 @@ class ConnectionBucket(Bucket[Record]):
         self._failure: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspect_until = 0.0
+        self._asking = False
         self.attempts = 0
         self.failed_attempts = 0
 
@@ -270,15 +273,15 @@ class ConnectionBucket(Bucket[Record]):
                 threading.Thread(target=self._help, args=(place,), name="poolwire-sql-connect", daemon=True).start()
                 continue
             try:
-                self._loop.call_soon_threadsafe(self._start_task, place)
+                self._loop.call_soon_threadsafe(self._start_task, partial(self._help_async, place))
             except RuntimeError:  # the loop was closed with tasks still waiting, whom nobody can help any more
                 with self._lock:
                     self._waiters.clear()
                 self._free(place)
 
-    def _start_task(self, place: Entry[Record]) -> None:
+    def _start_task(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(self._help_async(place))
+        task = self._loop.create_task(work())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -371,8 +374,12 @@ class ConnectionBucket(Bucket[Record]):
         super().sweep()
         if self._usable is None:
             return  # SQLite's do not break, and a new one costs next to nothing
-        if self._ping is not None:
+        if self._loop is None:
             self._ask_idle()
+        elif not self._asking:
+            self._asking = True
+            with suppress(RuntimeError):  # the loop is closed, and the next round drops its connections
+                self._loop.call_soon_threadsafe(self._start_task, self._ask_idle_async)
         if self.attempts and self._failure is None:
             self._keep_least()
 
@@ -389,6 +396,33 @@ class ConnectionBucket(Bucket[Record]):
                 entry.idle_since = max(asked, now) if now - asked >= PING_AFTER else asked
             else:
                 self._retire(entry)
+
+    async def _ask_idle_async(self) -> None:
+        try:
+            for _ in range(len(self._idle)):
+                try:
+                    entry = self._idle.popleft()
+                except IndexError:
+                    break
+                asked, now = entry.idle_since, time.monotonic()
+                alive = False
+                try:
+                    alive = await self._works_async(entry.resource, now - asked)
+                finally:
+                    (self._make_idle if alive else self._retire)(entry)
+                if alive:
+                    entry.idle_since = now if now - asked >= PING_AFTER else asked
+        finally:
+            self._asking = False
+
+    async def _works_async(self, record: Record, idle: float) -> bool:
+        assert self._ping_async is not None
+        if record.readable():
+            return False
+        try:
+            return idle < PING_AFTER or await self._ping_async(record)
+        except TimeoutError:
+            return False
 
     def _keep_least(self) -> None:
         """Make connections up to the least number, of places that nobody else has."""
