@@ -16,7 +16,7 @@ AGAIN = 0.05
 """Seconds after which a statement that may not have begun is ended once more."""
 
 
-class Interrupted(PoolError):
+class CallGivenUp(PoolError):
     """Nobody waits for the call any more. Raised in the pool's own threads, where only its clean-up sees it."""
 
 
@@ -41,11 +41,11 @@ class Interruption:
         """Let what a connection does in this block be interrupted.
 
         Raises:
-            Interrupted: the call was given up before it came so far.
+            CallGivenUp: the call was given up before it came so far.
         """
         with self._lock:
             if self._wanted:
-                raise Interrupted("the task that asked was cancelled")
+                raise CallGivenUp("the task that asked was cancelled")
             self._record = record
         record.raw.lessee = lambda: self.site
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -25,9 +25,8 @@ _READONLY: dict[str, Any] = {"postgresql_readonly": True}
 
 
 @contextmanager
-def lend_connection(side_of: Callable[[], SyncSide], timeout: float | None, site: CallSite) -> Iterator[Connection]:
+def lend_connection(side: SyncSide, timeout: float | None, site: CallSite) -> Iterator[Connection]:
     """Lend a connection; what it leaves uncommitted is rolled back, and reported if it was a write."""
-    side = side_of()
     with requested(timeout, site):
         connection = side.lending_engine.connect()
     with _translated(side), connection:  # the end of a lease asks the server as well
@@ -38,10 +37,9 @@ def lend_connection(side_of: Callable[[], SyncSide], timeout: float | None, site
 
 @asynccontextmanager
 async def lend_connection_async(
-    side_of: Callable[[], AsyncSide], timeout: float | None, site: CallSite
+    side: AsyncSide, timeout: float | None, site: CallSite
 ) -> AsyncIterator[AsyncConnection]:
     """Do what ``lend_connection`` does, for a task."""
-    side = side_of()
     with requested(timeout, site):
         connection = await side.lending_engine.connect()
     with _translated(side):
@@ -55,14 +53,12 @@ async def lend_connection_async(
 
 
 @contextmanager
-def lend_transaction(
-    side_of: Callable[[], SyncSide], readonly: bool, timeout: float | None, site: CallSite
-) -> Iterator[Connection]:
+def lend_transaction(side: SyncSide, readonly: bool, timeout: float | None, site: CallSite) -> Iterator[Connection]:
     """Lend a connection in a transaction, committed at the end and rolled back by an exception."""
-    with lend_connection(side_of, timeout, site) as connection:
+    with lend_connection(side, timeout, site) as connection:
         connection.execution_options(**(_READONLY if readonly else {}))
         with connection.begin():
-            begin = _begin(side_of(), readonly)
+            begin = _begin(side, readonly)
             if begin is not None:
                 connection.exec_driver_sql(begin)
             yield connection
@@ -70,44 +66,42 @@ def lend_transaction(
 
 @asynccontextmanager
 async def lend_transaction_async(
-    side_of: Callable[[], AsyncSide], readonly: bool, timeout: float | None, site: CallSite
+    side: AsyncSide, readonly: bool, timeout: float | None, site: CallSite
 ) -> AsyncIterator[AsyncConnection]:
     """Do what ``lend_transaction`` does, for a task."""
-    async with lend_connection_async(side_of, timeout, site) as connection:
+    async with lend_connection_async(side, timeout, site) as connection:
         await connection.execution_options(**(_READONLY if readonly else {}))
         async with connection.begin():
-            begin = _begin(side_of(), readonly)
+            begin = _begin(side, readonly)
             if begin is not None:
                 await connection.exec_driver_sql(begin)
             yield connection
 
 
 @contextmanager
-def lend_session(side_of: Callable[[], SyncSide], timeout: float | None, site: CallSite) -> Iterator[Session]:
+def lend_session(side: SyncSide, timeout: float | None, site: CallSite) -> Iterator[Session]:
     """Lend an ORM session on a connection of its own."""
     with (
-        lend_connection(side_of, timeout, site) as connection,
+        lend_connection(side, timeout, site) as connection,
         Session(connection, expire_on_commit=False) as session,
     ):
         yield session
         if session_left_unfinished(session, connection):  # before its end, which rolls back and forgets
-            report_unfinished(side_of().label, site)
+            report_unfinished(side.label, site)
 
 
 @asynccontextmanager
-async def lend_session_async(
-    side_of: Callable[[], AsyncSide], timeout: float | None, site: CallSite
-) -> AsyncIterator[AsyncSession]:
+async def lend_session_async(side: AsyncSide, timeout: float | None, site: CallSite) -> AsyncIterator[AsyncSession]:
     """Do what ``lend_session`` does, for a task."""
     async with (
-        lend_connection_async(side_of, timeout, site) as connection,
+        lend_connection_async(side, timeout, site) as connection,
         AsyncSession(connection, expire_on_commit=False) as session,
     ):
         yield session
         if connection.sync_connection is not None and session_left_unfinished(
             session.sync_session, connection.sync_connection
         ):
-            report_unfinished(side_of().label, site)
+            report_unfinished(side.label, site)
 
 
 def _begin(side: SyncSide | AsyncSide, readonly: bool) -> str | None:

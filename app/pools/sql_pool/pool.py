@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -218,8 +217,8 @@ class SQLPool(ManagedPool):
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
         return Lease(
-            partial(lend_connection, partial(self._sync, config), timeout),
-            partial(lend_connection_async, partial(self._async, config), timeout),
+            lambda site: lend_connection(self._sync(config), timeout, site),
+            lambda site: lend_connection_async(self._async(config), timeout, site),
         )
 
     def transaction(
@@ -236,8 +235,8 @@ class SQLPool(ManagedPool):
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
         return Lease(
-            partial(lend_transaction, partial(self._sync, config), readonly, timeout),
-            partial(lend_transaction_async, partial(self._async, config), readonly, timeout),
+            lambda site: lend_transaction(self._sync(config), readonly, timeout, site),
+            lambda site: lend_transaction_async(self._async(config), readonly, timeout, site),
         )
 
     def session(self, config: DatabaseConfig, timeout: float | None = None) -> Lease[Session, AsyncSession]:
@@ -251,8 +250,8 @@ class SQLPool(ManagedPool):
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
         return Lease(
-            partial(lend_session, partial(self._sync, config), timeout),
-            partial(lend_session_async, partial(self._async, config), timeout),
+            lambda site: lend_session(self._sync(config), timeout, site),
+            lambda site: lend_session_async(self._async(config), timeout, site),
         )
 
     # Databases

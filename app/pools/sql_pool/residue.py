@@ -22,11 +22,12 @@ RESET: Final = "RESET ALL; SELECT pg_advisory_unlock_all()"
 # A statement's beginning, also of those that follow in the same text. Possessive, lest it be tried in all its parts.
 _START = r"(?:\A|;)(?:[\s(]|--[^\n]*+(?:\n|\Z)|/\*.*?\*/)*+"
 _TEMPORARY = r"(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\s"
-# These pragmas read, although they take an argument, or change the file and not the session.
+# These pragmas read, although they take an argument, or change the file and not the session. The last one means nothing
+# without a shared cache, and SQLAlchemy sets it whenever it sets the isolation level back.
 _HARMLESS_PRAGMAS = "|".join((
     "table_info", "table_xinfo", "table_list", "index_info", "index_xinfo", "index_list", "foreign_key_list",
     "foreign_key_check", "integrity_check", "quick_check", "wal_checkpoint", "optimize", "incremental_vacuum",
-    "user_version", "application_id", "schema_version",
+    "user_version", "application_id", "schema_version", "read_uncommitted",
 ))  # fmt: skip
 _FLAGS = re.IGNORECASE | re.DOTALL
 _LASTING = re.compile(

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.residue import LASTING, NOTHING, SETTINGS, residue_of
@@ -167,6 +167,18 @@ def test_a_setting_does_not_cost_its_connection(single: SQLPool, postgres: Datab
     by_connection(single, limited, "SELECT pg_advisory_lock(1)")
     assert single.execute_query(limited, "SELECT pg_backend_pid()") == process
     assert single.execute_query(limited, "SHOW statement_timeout")[0][0] == "30s"
+
+
+def test_what_sqlalchemy_itself_says_does_not_cost_a_connection(single: SQLPool, sqlite: DatabaseConfig) -> None:
+    """Looking at tables and changing the isolation level for a lease leaves nothing."""
+    single.execute_query(sqlite, "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT UNIQUE)")
+    with single.connection(sqlite) as connection:
+        assert [column["name"] for column in inspect(connection).get_columns("notes")] == ["id", "body"]
+        assert len(inspect(connection).get_unique_constraints("notes")) == 1
+    with single.engine(sqlite).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("INSERT INTO notes (body) VALUES ('x')"))
+    assert single.execute_query(sqlite, "SELECT body FROM notes") == [("x",)]
+    assert single.get_stats()["metrics"]["pool_misses"] == 1
 
 
 async def test_a_setting_does_not_cost_a_tasks_connection(single: SQLPool, postgres: DatabaseConfig) -> None:
