@@ -34,7 +34,7 @@ class Connection(aiosqlite.Connection):
         try:
             return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
-            if fn.__name__ not in _BRIEF:
+            if getattr(fn, "__name__", None) not in _BRIEF:
                 self._give_up()
             raise
 

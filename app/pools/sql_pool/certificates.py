@@ -20,7 +20,8 @@ SYSTEM = "system"
 def root_certificate(config: DatabaseConfig) -> str | None:
     """Return the file of the authorities that a config trusts, ``SYSTEM``, or ``None`` if the server's is not checked.
 
-    Unless it is named it is libpq's own, ``~/.postgresql/root.crt``, if there is one.
+    Unless it is named it is what PostgreSQL's own programs use: ``PGSSLROOTCERT`` of the environment, or
+    ``~/.postgresql/root.crt`` if there is one.
 
     Raises:
         ConfigError: a file that the config names cannot be read, or it checks the server's certificate against none.
@@ -29,8 +30,9 @@ def root_certificate(config: DatabaseConfig) -> str | None:
         return None
     for option in ("sslrootcert", "sslcert", "sslkey"):
         _require_readable(option, getattr(config, option))
-    if config.sslrootcert is not None:
-        return config.sslrootcert
+    named = config.sslrootcert or os.environ.get("PGSSLROOTCERT")
+    if named:
+        return named
     with suppress(RuntimeError):  # there is no home
         usual = Path.home() / ".postgresql" / "root.crt"
         if usual.exists():

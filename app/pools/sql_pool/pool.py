@@ -41,6 +41,8 @@ from app.pools.sql_pool.sync_side import Retry, SyncSide
 log = logging.getLogger(__name__)
 
 _FAIR_AFTER = 0.01
+_MOST_THREADS = 10_000
+"""More than there are connections: a call that has one never waits for a thread."""
 
 
 class SQLPool(ManagedPool):
@@ -72,7 +74,7 @@ class SQLPool(ManagedPool):
         # Held strongly until a loop is found closed: what its connections leave open is closed by then only.
         self._async_sides: dict[asyncio.AbstractEventLoop, dict[DatabaseConfig, AsyncSide]] = {}
         self._budgets: dict[DatabaseConfig, Budget] = {}
-        self._executors: dict[DatabaseConfig, ThreadPoolExecutor] = {}
+        self._executor: ThreadPoolExecutor | None = None
 
     # Queries
 
@@ -333,9 +335,7 @@ class SQLPool(ManagedPool):
             threads = self._sync(config)
             assert isinstance(threads.driver, SQLiteDriver)
             driver = AiosqliteDriver(config, threads.driver.source)
-            return ThreadedSide(
-                driver, self._limits, config.label, self._budget(config), threads, self._executor(config)
-            )
+            return ThreadedSide(driver, self._limits, config.label, self._budget(config), threads, self._threads())
         from app.pools.sql_pool.asyncpg_driver import AsyncpgDriver  # only who uses PostgreSQL needs the extra
 
         return NativeSide(AsyncpgDriver(config), self._limits, config.label, self._budget(config))
@@ -357,13 +357,11 @@ class SQLPool(ManagedPool):
                 for holder in side.bucket.end_leases():
                     log.warning("a connection was leased when its event loop closed, and is closed, too: %s", holder)
 
-    def _executor(self, config: DatabaseConfig) -> ThreadPoolExecutor:
-        """Return a database's threads, one for each of its connections, so that no call waits for a thread."""
-        executor = self._executors.get(config)
-        if executor is None:
-            executor = ThreadPoolExecutor(self.settings.max_connections, thread_name_prefix="poolwire-sql")
-            self._executors[config] = executor
-        return executor
+    def _threads(self) -> ThreadPoolExecutor:
+        """Return the threads for what tasks do with SQLite connections, of which there is a limited number."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="poolwire-sql")
+        return self._executor
 
     # Life
 
@@ -392,11 +390,11 @@ class SQLPool(ManagedPool):
         sides = self._sides()
         holders = [line for side in sides for line in side.bucket.drain(deadline - time.monotonic())]
         with self._lock:
-            executors, threads = list(self._executors.values()), list(self._sync_sides.values())
+            executor, threads = self._executor, list(self._sync_sides.values())
             self._reset()
         for side in threads:
             side.close()
-        for executor in executors:
+        if executor is not None:
             executor.shutdown(wait=False)
         return holders
 

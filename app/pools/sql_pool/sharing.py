@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any
 
@@ -18,14 +19,17 @@ class DatabaseBudget(Budget):
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity, sharers="its threads and tasks")
+        self._joining = threading.Lock()
         self._buckets: weakref.WeakSet[Bucket[Any]] = weakref.WeakSet()
 
     def join(self, member: Spender) -> None:
         """Let ``member`` share the cap."""
         super().join(member)
         assert isinstance(member, Bucket)
-        self._buckets.add(member)
+        with self._joining:
+            self._buckets.add(member)
 
     def buckets(self) -> list[Bucket[Any]]:
         """Return the buckets that share the cap."""
-        return list(self._buckets)
+        with self._joining:
+            return list(self._buckets)

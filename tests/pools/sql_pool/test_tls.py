@@ -96,6 +96,7 @@ async def test_certificates_that_cannot_be_used_are_refused_alike(
 ) -> None:
     """A missing or useless file of certificates is named at once, by both drivers in the same words."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     config = replace(encrypted, **options)  # type: ignore[arg-type]
 
     with pytest.raises(ConnectionRefused, match=message):
@@ -106,13 +107,18 @@ async def test_certificates_that_cannot_be_used_are_refused_alike(
     await pool.stop_async()
 
 
+@pytest.mark.parametrize("place", ["home", "environment"])
 async def test_the_usual_root_file_is_found(
-    pool: SQLPool, encrypted: DatabaseConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pool: SQLPool, encrypted: DatabaseConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
-    """Without sslrootcert both drivers trust ~/.postgresql/root.crt, as PostgreSQL's own programs do."""
-    (tmp_path / ".postgresql").mkdir()
-    shutil.copy(TLS / "ca.pem", tmp_path / ".postgresql" / "root.crt")
+    """Without sslrootcert both drivers trust what PostgreSQL's own programs do."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    if place == "home":
+        (tmp_path / ".postgresql").mkdir()
+        shutil.copy(TLS / "ca.pem", tmp_path / ".postgresql" / "root.crt")
+    else:
+        monkeypatch.setenv("PGSSLROOTCERT", str(TLS / "ca.pem"))
     config = replace(encrypted, sslmode="verify-full")
 
     assert pool.execute_query(config, "SELECT 1") == [(1,)]
