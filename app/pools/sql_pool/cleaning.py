@@ -105,11 +105,13 @@ class AsyncCleaner:
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            self._bucket.cleaning.discard(entry)
             if task.cancelled():  # perhaps before it began
                 self._bucket.discard(entry)
 
         task = self._loop.create_task(self._clean(entry))
         self._tasks.add(task)
+        self._bucket.cleaning.add(entry)
         task.add_done_callback(ended)
         return task
 

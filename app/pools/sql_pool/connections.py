@@ -142,6 +142,8 @@ class ConnectionBucket(Bucket[Record]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspect_until = 0.0
         self._asking = False
+        self.cleaning: set[Entry[Record]] = set()
+        """What was leased, and is being cleaned in the background."""
         self.attempts = 0
         self.failed_attempts = 0
 
@@ -232,6 +234,12 @@ class ConnectionBucket(Bucket[Record]):
         if granted is None:
             self._call_helpers()
         return granted
+
+    def refuse(self) -> None:
+        """Hand out nothing more, fail those who wait, close what is idle."""
+        super().refuse()
+        for entry in list(self.cleaning):  # nobody has them, and who waits for them may keep their loop from going on
+            self.discard(entry)
 
     def _note_drained(self) -> None:
         # Leases are waited for, not helpers whose server does not answer.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -281,3 +282,12 @@ def test_an_unfinished_transaction_is_reported_and_rolled_back(
 def test_a_text_says_what_it_leaves(sql: str, residue: int) -> None:
     """residue_of() tells settings that the server resets from what only the connection's end removes."""
     assert residue_of(sql) == residue
+
+
+async def test_a_stop_does_not_wait_for_what_is_being_cleaned(postgres: DatabaseConfig) -> None:
+    """A pool that is stopped in the event loop, whose connections the same loop cleans, has no lease to wait for."""
+    for _ in range(5):
+        with SQLPool(SQLPoolSettings(max_connections=2)) as pool:
+            await by_connection_async(pool, postgres, "SET statement_timeout = '7s'")
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
