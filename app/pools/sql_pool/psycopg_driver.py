@@ -66,12 +66,17 @@ class Connection(psycopg.Connection[Any]):
 class Cursor(psycopg.Cursor[Any]):
     """A cursor whose statements are taken note of."""
 
+    __slots__ = ()
     _conn: Connection
 
-    def execute(self, query: Any, *args: Any, **options: Any) -> Self:
+    # Its arguments one by one: to collect and spread them costs more than the note.
+
+    def execute(
+        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> Self:
         """Execute one statement."""
         self._conn.note(query)
-        return super().execute(query, *args, **options)
+        return super().execute(query, params, prepare=prepare, binary=binary)
 
     def executemany(self, query: Any, *args: Any, **options: Any) -> None:
         """Execute one statement for each set of parameters."""
