@@ -185,3 +185,10 @@ def test_a_limit_below_a_millisecond_is_a_limit() -> None:
     assert get_postgresql_config(statement_timeout=0.0004).statement_milliseconds == 1
     assert get_postgresql_config(statement_timeout=0.25).statement_milliseconds == 250
     assert get_postgresql_config().statement_milliseconds is None
+
+
+def test_the_systems_authorities_go_with_full_verification() -> None:
+    """sslrootcert="system" with a weaker mode is refused: anybody can get a certificate for a name of their own."""
+    with pytest.raises(ConfigError, match="sslmode='require' is not allowed; it must be 'verify-full'"):
+        get_postgresql_config(sslmode="require", sslrootcert="system")
+    assert get_postgresql_config(sslmode="verify-full", sslrootcert="system").sslrootcert == "system"
