@@ -100,7 +100,7 @@ class Budget:
 
     def reclaim(self, member: Spender) -> None:
         """Have another bucket close an idle connection for ``member``. Called without a lock."""
-        for other in self._all_members():
+        for other in self.members():
             if other is not member and other.yield_idle():
                 return
 
@@ -117,9 +117,10 @@ class Budget:
 
     def longest_held(self) -> Entry[Any] | None:
         """Return the entry of any bucket that has been checked out for the longest time. Called without a lock."""
-        held = [entry for member in self._all_members() if (entry := member.longest_held()) is not None]
+        held = [entry for member in self.members() if (entry := member.longest_held()) is not None]
         return min(held, key=lambda entry: entry.leased_at or NEVER, default=None)
 
-    def _all_members(self) -> list[Spender]:
+    def members(self) -> list[Spender]:
+        """Return the buckets that share the places."""
         with self._lock:
             return list(self._members)

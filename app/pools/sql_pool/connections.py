@@ -28,7 +28,6 @@ from app.pools.errors import (
     PoolTimeout,
 )
 from app.pools.sql_pool.probe import Probe
-from app.pools.sql_pool.sharing import DatabaseBudget
 
 log = logging.getLogger(__name__)
 
@@ -457,12 +456,11 @@ class ConnectionBucket(Bucket[Record]):
 
     def _timed_out(self, waited: float) -> PoolTimeout:
         timeout = super()._timed_out(waited)
-        if isinstance(self._budget, DatabaseBudget):
+        if self._budget is not None:
             # What is missing here may be leased from the database's other bucket.
-            buckets = self._budget.buckets()
-            leased = [entry for bucket in buckets for entry in bucket._leased()]
-            longest = min(leased, key=lambda entry: entry.leased_at, default=None)
-            timeout.in_use = len(leased)
+            buckets = [each for each in self._budget.members() if isinstance(each, Bucket)]
+            longest = self._budget.longest_held()
+            timeout.in_use = sum(len(bucket._leased()) for bucket in buckets)
             timeout.waiters = sum(len(bucket._waiters) for bucket in buckets)
             timeout.longest_holder = None if longest is None else longest.held()
         failure = self._failure

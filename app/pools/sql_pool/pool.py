@@ -32,7 +32,6 @@ from app.pools.sql_pool.lending import (
     lend_transaction_async,
 )
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.sharing import DatabaseBudget
 from app.pools.sql_pool.sqlite_driver import SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
@@ -344,7 +343,7 @@ class SQLPool(ManagedPool):
         """Return the cap that the connections of a database have together, those for threads and for tasks."""
         budget = self._budgets.get(config)
         if budget is None:
-            budget = self._budgets[config] = DatabaseBudget(self.settings.max_connections)
+            budget = self._budgets[config] = Budget(self.settings.max_connections, sharers="its threads and tasks")
         return budget
 
     def _leave_closed_loops(self) -> None:
