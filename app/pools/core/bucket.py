@@ -321,11 +321,16 @@ class Bucket(Stock[T]):
             entry.expires_at = _DOOMED
         self._retire_idle()
 
-    def forget_after_fork(self) -> None:
-        """Start empty in a child process; what the parent opened stays untouched."""
+    def forget_after_fork(self) -> list[T]:
+        """Start empty in a child process; what the parent opened stays untouched.
+
+        Returns:
+            the parent's connections, which nobody may use here.
+        """
         inherited = list(self._entries)
         for entry in inherited:
             entry.expires_at = _DOOMED
             entry.lost = None
         forks.bury(inherited)
         self._reset()
+        return [entry.resource for entry in inherited if entry.made]

@@ -364,15 +364,16 @@ class ConnectionBucket(Bucket[Record]):
 
     # Forks
 
-    def forget_after_fork(self) -> None:
+    def forget_after_fork(self) -> list[Record]:
         """Start empty in a child process, which cannot reach the parent's servers through what it inherited.
 
         A child that leaves a block in which it was forked would otherwise end the parent's transaction.
         """
-        for entry in list(self._entries):
-            if entry.made and entry.resource.probe is not None:
-                entry.resource.probe.sever()
-        super().forget_after_fork()
+        inherited = super().forget_after_fork()
+        for record in inherited:
+            if record.probe is not None:
+                record.probe.sever()
+        return inherited
 
     # Housekeeping
 

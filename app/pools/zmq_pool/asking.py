@@ -174,7 +174,10 @@ class DealerSocket(WatchfulSocket):
 
     def quiet(self) -> bool:
         """Say whether no message waits: one that came after a lease's end is its lessee's, and nobody else's."""
-        return not raw_get(self, EVENTS) & POLLIN
+        try:
+            return not raw_get(self, EVENTS) & POLLIN
+        except zmq.ZMQError:  # the context was terminated: the lease outlived its pool
+            return False
 
     def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
         """Send one frame, and count the message it completes."""

@@ -20,6 +20,7 @@ from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import ASKING, SENDING, SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.curve import CurveServer
+from app.pools.zmq_pool.inherited import disinherit
 from app.pools.zmq_pool.leases import (
     BoundLease,
     BoundOutletLease,
@@ -234,9 +235,12 @@ class Desk:
 
     def forget_after_fork(self) -> None:
         """Leave the parent's sockets alone."""
-        self.bucket.forget_after_fork()
+        inherited = self.bucket.forget_after_fork()
         if self.outlet is not None:
             self.outlet.forget_after_fork()
+            return
+        for socket in inherited:
+            disinherit(socket)
 
 
 def _lease_for(config: SocketConfig, *, check_owner: bool) -> type[SharedLease]:

@@ -36,8 +36,8 @@ class LeanSocket(zmq.Socket[bytes]):
     """
 
     config: SocketConfig
-    _trace: list[int]
-    _pid: int
+    _trace: list[int] = [0]  # noqa: RUF012 - each has its own; this one is for what an interrupt left half made
+    _pid: int = 0
     _spoiled = MORE_OUT | MORE_IN | CHANGED
     """What makes a socket of this type unfit for the next lessee."""
 
@@ -59,7 +59,10 @@ class LeanSocket(zmq.Socket[bytes]):
         if state & self._spoiled:
             return False
         if state & RETIMED:
-            self._restore_time_limits()
+            try:
+                self._restore_time_limits()
+            except zmq.ZMQError:  # the context was terminated: the lease outlived its pool
+                return False
         return True
 
     def settle_timeouts(self, send: float, receive: float) -> None:

@@ -14,8 +14,9 @@ from dataclasses import replace
 import pytest
 import zmq
 
-from app.pools.errors import ConnectionLost, NoReply
+from app.pools.errors import ConnectionLost, NoReply, NotSent
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
+from tests.support.children import in_child
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually
@@ -296,3 +297,26 @@ def test_many_requests_are_pipelined_and_stay_in_order():
             pool.request_many(config, bodies, timeout=0.2)
         server.thaw()
         assert bodies == pool.request_many(config, bodies)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("kind", [SocketType.REQ, SocketType.DEALER])
+def test_a_forked_child_cannot_use_what_its_parent_has_leased(kind):
+    """Within the block in which it was forked a child is refused every use, and its parent gets its reply."""
+    with ZMQPool() as pool, echo_process("ROUTER") as server:
+        config = SocketConfig(kind, server.endpoint, receive_timeout=20)
+        lease = pool.socket(config)
+        socket = lease.__enter__()
+        socket.send(b"the parent's")
+
+        def child() -> None:
+            for use in (lambda: socket.recv(), lambda: socket.send(b"x"), lambda: socket.poll(0)):
+                with pytest.raises(NotSent, match="belongs to the process that was forked"):
+                    use()
+            lease.__exit__(None, None, None)
+            assert b"the child's" == pool.request(SocketConfig("REQ", server.endpoint), b"the child's")
+            pool.stop(10)
+
+        in_child(child)
+        assert b"the parent's" == socket.recv()
+        lease.__exit__(None, None, None)
