@@ -65,13 +65,13 @@ class Extractor(Agent):
             outcome = await self._extract(id, path, message["digest"])
             if await self._store(outcome):
                 self.finished += 1
-                progress.send(_report(path, outcome), topic="job.done")
+                await progress.send_async(_report(path, outcome), topic="job.done")
             else:
-                progress.send({"id": id, "path": path, "outcome": "already done"}, topic="job.repeated")
+                await progress.send_async({"id": id, "path": path, "outcome": "already done"}, topic="job.repeated")
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             rest = error.retry_in if isinstance(error, CircuitOpen) else 0.0
-            progress.send({"id": id, "path": path, "reason": reason, "rest": rest}, topic="job.failed")
+            await progress.send_async({"id": id, "path": path, "reason": reason, "rest": rest}, topic="job.failed")
             if not isinstance(error, (EnrichmentFailed, PoolError)):
                 raise
         finally:

@@ -197,7 +197,7 @@ class Scanner(Agent):
         for job in batch:
             self._attempts[job.id] += 1
             self._sent[job.id] = due
-            work.send({"id": job.id, "path": job.path, "digest": job.digest})
+            await work.send_async({"id": job.id, "path": job.path, "digest": job.digest})
 
     def _pause(self) -> float:
         """Return the seconds until something is due: a job that may be lost, or one that has rested."""
@@ -234,4 +234,4 @@ class Scanner(Agent):
     async def _announce(
         self, topic: str, message: dict[str, Any], progress: Publisher = Provide["publishers.progress"]
     ) -> None:
-        progress.send(message, topic=topic)
+        await progress.send_async(message, topic=topic)
