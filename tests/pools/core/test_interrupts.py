@@ -3,9 +3,6 @@
 import contextlib
 import gc
 import random
-import signal
-import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from app.pools.core.bucket import Bucket, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import PoolTimeout
+from tests.support.interrupts import interrupt
 
 INTERRUPTS = 1500
 
@@ -33,40 +31,6 @@ class Connection:
         Connection.opened -= 1
 
 
-@pytest.fixture
-def interrupted():
-    """Return a function that calls another one until an interrupt ends it, at a random moment."""
-    armed = []
-
-    def interrupt(*_):
-        if armed:
-            armed.clear()
-            raise KeyboardInterrupt
-
-    def until_interrupted(work):
-        armed.append(True)
-        with contextlib.suppress(KeyboardInterrupt):
-            # Again and again, for CPython 3.11 can miss one that comes as it handles another event.
-            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-4), 0.01)
-            while armed:  # an interrupt within a finaliser ends nothing
-                work()
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    yield until_interrupted
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch):
-    # A lease that an interrupt ended was never given back. One within a finaliser is only reported; pytest would keep
-    # the report, and what it mentions, until the end of the test.
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-
-
 def use(bucket):
     entry = bucket.checkout(timeout=0.001)
     if random.random() < 0.3:
@@ -75,8 +39,9 @@ def use(bucket):
         bucket.give_back(entry)
 
 
+@pytest.mark.filterwarnings("ignore:a lease of .* was never ended:ResourceWarning")
 @pytest.mark.parametrize("competing", [False, True], ids=["alone", "beside a thread"])
-def test_no_place_is_lost_or_won_by_interrupts(interrupted, competing):
+def test_no_place_is_lost_or_won_by_interrupts(competing):
     """After a thousand interrupts in checkouts and returns, the cap and the budget are free to the last place."""
     budget = Budget(3)
     one, two = (
@@ -104,8 +69,7 @@ def test_no_place_is_lost_or_won_by_interrupts(interrupted, competing):
     with ThreadPoolExecutor(1) as threads:
         beside = threads.submit(compete) if competing else None
         try:
-            for _ in range(INTERRUPTS):
-                interrupted(work)
+            interrupt(work, INTERRUPTS)
         finally:
             stop.append(True)
         if beside is not None:
