@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DOOMED = 0.0  # an expiry that has always passed
+_LOST_EVERY = 0.05
+"""Seconds after which a stop that waits for leases looks for those that were lost: housekeeping has ended by then."""
 _now = time.monotonic
 
 
@@ -236,20 +238,14 @@ class Bucket(Stock[T]):
         self._reclaim()
         now = time.monotonic()
         limits = self.limits
-        kept: deque[Entry[T]] = deque()
         ended: list[Entry[T]] = []
-        for _ in range(len(self._idle)):
-            try:
-                entry = self._idle.popleft()
-            except IndexError:
-                break
+        for entry in self._idle.copy():
             too_long = now - entry.idle_since >= limits.idle_timeout
             spare = self._size - len(ended) > limits.min_idle
             if entry.expires_at <= now or (too_long and spare):
-                ended.append(entry)
-            else:
-                kept.append(entry)
-        self._idle.extendleft(reversed(kept))
+                with contextlib.suppress(ValueError):  # a checkout was faster
+                    self._idle.remove(entry)
+                    ended.append(entry)
         if ended:
             with self._lock:
                 self._tally.cleaned += len(ended)
@@ -295,8 +291,9 @@ class Bucket(Stock[T]):
         Returns:
             who still holds a lease then; such a connection is closed when it is given back.
         """
-        self._reclaim()
-        self._drained.wait(max(0.0, seconds))
+        deadline = _now() + seconds
+        while not self._drained.wait(max(0.0, min(_LOST_EVERY, deadline - _now()))) and _now() < deadline:
+            self._reclaim()
         self._reclaim()
         return self._holders(self._leased())
 

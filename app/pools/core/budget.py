@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -10,6 +11,16 @@ from typing import Any, Protocol
 from app.pools.core.entries import NEVER, Entry
 
 _STARVING = 0.1
+
+LOCK = threading.RLock()
+"""Held for a moment by whoever changes the books of a bucket or a budget, of any of them.
+
+The garbage collector may finalise what gives an entry back, an abandoned connection of SQLAlchemy's or a generator, in
+a thread that is in such a critical section: so it is re-entrant, and one for all. With a lock for each, two threads
+could come to wait for each other that way.
+"""
+# Forked while nobody holds it, for the child has nobody who would let it go.
+os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
 
 class Spender(Protocol):
@@ -45,8 +56,7 @@ class Budget:
         self.capacity = capacity
         self.sharers = sharers
         self.setting = setting
-        # Re-entrant as the buckets' locks are, for the same finalisers.
-        self._lock = threading.RLock()
+        self._lock = LOCK
         self._taken: weakref.WeakSet[Entry[Any]] = weakref.WeakSet()  # seen, not counted, as in a bucket
         self._members: weakref.WeakSet[Spender] = weakref.WeakSet()
         self.hungry: dict[Spender, float] = {}
@@ -84,8 +94,11 @@ class Budget:
         for member, since in sorted(hungry.items(), key=lambda item: item[1]):
             member.serve_waiters()
             with self._lock:
-                if member in self.hungry:
+                still_hungry = member in self.hungry
+                if still_hungry:
                     self.hungry[member] = since
+            if still_hungry:
+                self.reclaim(member)  # what became idle while nobody was known to be hungry was offered to nobody
 
     def withdraw(self, member: Spender) -> None:
         """Take note that ``member`` needs nothing any more. May be called under a bucket's lock."""

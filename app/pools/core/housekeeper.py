@@ -77,16 +77,20 @@ class Housekeeper:
                 if not self._schedule:
                     self._thread = None
                     return
-                now = time.monotonic()
-                due = []
-                for sweeper, (interval, when) in list(self._schedule.items()):
-                    if hurried or when <= now:
-                        due.append(sweeper)
-                        self._schedule[sweeper] = (interval, now + interval)
-                pause = min(when for _, when in self._schedule.values()) - now
+                due, pause = self._next(hurried)
             while due:
                 self._sweep(due.pop())  # popped, so that no reference outlives its turn
             hurried = self._signalled(pause)
+
+    def _next(self, hurried: bool) -> tuple[list[Sweeper], float]:
+        """Return, under the lock, who is due, all of them if ``hurried``, and the seconds until somebody else is."""
+        now = time.monotonic()
+        due = []
+        for sweeper, (interval, when) in list(self._schedule.items()):
+            if hurried or when <= now:
+                due.append(sweeper)
+                self._schedule[sweeper] = (interval, now + interval)
+        return due, min((when for _, when in self._schedule.values()), default=now) - now
 
     def _signalled(self, seconds: float) -> bool:
         """Wait for a signal, at most ``seconds``, and take all that are there. Returns whether one is in a hurry."""

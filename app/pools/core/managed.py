@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -37,6 +38,7 @@ class ManagedPool(ABC):
         self._turning = threading.RLock()
         self._running = False
         self._closed = False
+        self._stopping = False  # also after a stop that an interrupt broke off: the next one goes on with it
         self._paused = False
 
     # Hooks
@@ -76,9 +78,13 @@ class ManagedPool(ABC):
 
     def start(self) -> None:
         """Make ready to serve, also after a ``stop``, whose end is waited for; does nothing if the pool runs."""
-        with self._turning, self._lock:
-            self._closed = False
-            self._ensure_running()
+        with self._turning:
+            if self._stopping:
+                with contextlib.suppress(LeaseLeaked):  # told to who began it
+                    self._stop_by(time.monotonic())
+            with self._lock:
+                self._closed = False
+                self._ensure_running()
 
     def _ensure_running(self) -> None:
         """Start at the first use. Raises ``PoolClosed`` if the pool was stopped."""
@@ -114,12 +120,14 @@ class ManagedPool(ABC):
     def _stop_by(self, deadline: float) -> None:
         with self._lock:
             self._closed = True
-            if not self._running:
+            if not (self._running or self._stopping):
                 return
+            self._stopping = True
             self._running = self._paused = False
         housekeeper.unregister(self)
         self._refuse()
         holders = self._drain(deadline)
+        self._stopping = False
         if holders:
             raise LeaseLeaked(self.name, holders)
 

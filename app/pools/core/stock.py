@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from app.pools.core.budget import Budget
+from app.pools.core.budget import LOCK, Budget
 from app.pools.core.entries import NEVER, Entry, Limits
 from app.pools.core.holders import render
 from app.pools.core.housekeeper import housekeeper
@@ -67,9 +67,7 @@ class Stock(ABC, Generic[T]):
             budget.join(self)
 
     def _reset(self) -> None:
-        # Re-entrant: the garbage collector may finalise what gives an entry back, an abandoned connection of
-        # SQLAlchemy's or a generator, in the thread that is in a critical section at that moment.
-        self._lock = threading.RLock()
+        self._lock = LOCK
         self._idle: deque[Entry[T]] = deque()
         self._entries: weakref.WeakSet[Entry[T]] = weakref.WeakSet()
         self._waiters: deque[Waiter[Entry[T]]] = deque()
@@ -203,8 +201,8 @@ class Stock(ABC, Generic[T]):
             waiter.granted = None  # it is the caller's now: `_abandon` must not give it back as well
             waited = time.monotonic() - waiter.since
             self._tally.waits.record(waited)
-        if self._waiters and self._idle:
-            self._serve()  # entries that came back together have woken the first waiter alone
+        if self._waiters and (self._idle or self._may_grow()):
+            self._serve()  # entries and places that came back together have woken the first waiter alone
         if granted is None:
             raise self._timed_out(waited)
         return granted

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import zmq
@@ -70,6 +71,9 @@ class ZMQPool(ManagedPool):
         self._publish: dict[SocketConfig, Callable[[Frames], None]] = {}
         self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
         self._multiplexers = Multiplexers()
+        self._ending: list[
+            Callable[[float], list[str]]
+        ] = []  # what a stop has to do, and is left to do if it is broken off
         self._gate = Gate(lambda: self._paused)
         self._budget = _total_cap(self.settings)
         self._sentinels = Sentinels(lambda: self.context)
@@ -372,11 +376,13 @@ class ZMQPool(ManagedPool):
 
     def _drain(self, deadline: float) -> list[str]:
         with self._lock:
-            desks = self._all_desks()
+            self._ending += [desk.drain for desk in self._all_desks()]
+            self._ending += [partial(end, multiplexer) for multiplexer in self._multiplexers.take_all()]
             self._forget_keys()
-            multiplexers = self._multiplexers.take_all()
-        holders = [holder for desk in desks for holder in desk.drain(deadline)]
-        holders += [line for each in multiplexers for line in end(each, deadline)]
+        holders: list[str] = []
+        while self._ending:
+            holders += self._ending[0](deadline)
+            del self._ending[0]
         self._sentinels.dismiss()
         with self._lock:
             self._sentinels = Sentinels(lambda: self.context)
@@ -408,6 +414,7 @@ class ZMQPool(ManagedPool):
         self._sentinels.forget_after_fork()
         forks.bury(*self._desks.all(), *self._multiplexers.take_all())
         self._forget_keys()
+        self._ending = []
         self._context = None
         self._gate = Gate(lambda: self._paused)
         self._budget = _total_cap(self.settings)

@@ -1,10 +1,12 @@
 """The bucket: one owner per connection, a cap that holds, and nobody left waiting."""
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import logging
 import random
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -610,3 +612,67 @@ def test_a_connection_that_becomes_idle_is_given_up_for_a_bucket_that_waits(make
             assert threading.active_count() == before
     assert 1 == maker.most
     assert not budget.hungry
+
+
+async def test_a_place_that_becomes_free_beside_a_return_is_not_forgotten(maker):
+    """Of two waiters one is served by a connection that is returned, the other by a place that becomes free with it."""
+    for _ in range(20):
+        bucket = maker.bucket(capacity=2, fair_after=10, checkout_timeout=20)
+        first, second = bucket.checkout(), bucket.checkout()
+        waiting = [asyncio.create_task(bucket.checkout_async()) for _ in range(2)]
+        await eventually_async(lambda bucket=bucket: bucket.stats()["waiting"] == 2)
+        bucket.give_back(first)
+        bucket.discard(second)
+        for entry in await asyncio.wait_for(asyncio.gather(*waiting), 10):
+            bucket.give_back(entry)
+        bucket.clear()
+
+
+def test_a_return_by_a_finaliser_of_one_bucket_may_come_in_the_middle_of_anothers(maker):
+    """Who returns a connection within a critical section of the budget does not wait for who wants it."""
+    budget = Budget(2)
+    bucket = maker.bucket(capacity=2, budget=budget, checkout_timeout=10)
+    entry = bucket.checkout()
+    with ThreadPoolExecutor(1) as threads:
+        with budget._lock:  # as it is held when the collector finalises a lease there
+            waiting = threads.submit(bucket.checkout)
+            with contextlib.suppress(AssertionError):  # where buckets have locks of their own
+                eventually(lambda: not bucket._lock.acquire(blocking=False) or bucket._lock.release(), 0.3)
+            bucket.discard(entry)
+        bucket.give_back(waiting.result(10))
+
+
+def test_housekeeping_is_in_nobodys_way(maker):
+    """Who does not wait is never refused because housekeeping looks at the one idle connection at that moment."""
+    bucket = maker.bucket(capacity=1)
+    over = threading.Event()
+
+    def sweep():
+        while not over.is_set():
+            bucket.sweep()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            sweeping = threads.submit(sweep)
+            try:
+                for _ in range(10_000):
+                    bucket.give_back(bucket.checkout(timeout=0))
+            finally:
+                over.set()
+            sweeping.result(20)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_lease_lost_during_a_stop_is_not_waited_for(maker):
+    """`drain` notices that nobody can return a connection any more, and ends."""
+    bucket = maker.bucket(capacity=1)
+    entry = bucket.checkout()
+    bucket.refuse()
+    with ThreadPoolExecutor(1) as threads:
+        draining = threads.submit(bucket.drain, 60)
+        with pytest.warns(ResourceWarning, match="was never ended"):
+            del entry
+        assert [] == draining.result(20)

@@ -1,14 +1,19 @@
 """What every pool can do: it is paused, and goes on."""
 
 import asyncio
+import gc
+import signal
 import threading
 import uuid
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from app.pools.core.settings import SQLPoolSettings
+from app.pools.core.housekeeper import housekeeper
+from app.pools.core.settings import SQLPoolSettings, ZMQPoolSettings
+from app.pools.errors import LeaseLeaked
 from app.pools.http_pool import HTTPConfig, HTTPPool
 from app.pools.sql_pool import SQLPool, get_sqlite_config
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
@@ -124,3 +129,39 @@ def test_a_start_during_a_stop_waits_for_its_end(leased):
         stopping.result(20)
         assert "done" == using.result(20)
         assert "done" == use()
+
+
+def test_a_stop_that_was_broken_off_can_be_finished():
+    """After Ctrl-C in a stop that waits for a lease, the next stop ends what is left and names the holder."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with replier() as endpoint:
+        pool = ZMQPool()
+        lease = pool.socket(SocketConfig(SocketType.REQ, endpoint))
+        lease.__enter__()
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                pool.stop(30)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        with pytest.raises(LeaseLeaked, match="test_a_stop_that_was_broken_off"):
+            pool.stop(0.1)
+        lease.__exit__(None, None, None)
+        pool.start()
+        assert b"again" == pool.request(SocketConfig(SocketType.REQ, endpoint), b"again")
+        pool.stop(10)
+
+
+def test_a_pool_that_was_dropped_does_not_live_on_for_its_housekeeping():
+    """A pool that nobody refers to any more is collected, though it was never stopped."""
+    with replier() as endpoint:
+        pool = ZMQPool(ZMQPoolSettings(health_check_interval=0.01))
+        pool.request(SocketConfig(SocketType.REQ, endpoint), b"")
+        eventually(lambda: housekeeper.alive)
+        known = weakref.ref(pool)
+        del pool
+        eventually(lambda: gc.collect() >= 0 and known() is None)
