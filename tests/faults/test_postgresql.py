@@ -105,6 +105,54 @@ async def test_no_task_notices_that_all_idle_backends_were_killed(
     await pool.stop_async()
 
 
+@pytest.mark.parametrize("made_by", ["warm_up", "sweep"])
+def test_nobody_notices_that_spare_connections_were_killed(
+    frail_server: EmbeddedPostgres, frail: DatabaseConfig, made_by: str
+) -> None:
+    """Connections that nobody has used yet are as good as the others after the end of every idle backend."""
+    with SQLPool(SQLPoolSettings(max_connections=CONNECTIONS, min_connections=4, checkout_timeout=20)) as pool:
+        if made_by == "sweep":
+            pool.execute_query(frail, "SELECT 1")
+            pool.sweep()
+        else:
+            pool.warm_up(frail)
+        assert kill_backends(frail_server) == 4
+
+        fill(pool, frail)
+
+
+async def test_no_task_notices_that_spare_connections_were_killed(
+    frail_server: EmbeddedPostgres, frail: DatabaseConfig
+) -> None:
+    """The same with asyncio, also when the loop has not seen the end of the sockets."""
+    pool = SQLPool(SQLPoolSettings(max_connections=CONNECTIONS, min_connections=4, checkout_timeout=20))
+    await pool.execute_query_async(frail, "SELECT 1")
+    pool.sweep()
+    (side,) = pool._sides()
+    await eventually_async(lambda: len(side.bucket._idle) == 4)
+    assert kill_backends(frail_server) == 4
+
+    await fill_async(pool, frail)
+    await pool.stop_async()
+
+
+async def test_a_server_that_ends_each_new_connection_keeps_nobody_longer_than_the_timeout(
+    pool: SQLPool, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that fail the question before their first use are replaced until the caller's timeout, not longer."""
+    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.lease_pool.LeasePool._answers", lambda pool, record: False)
+
+    with pytest.raises(PoolTimeout):
+        pool.execute_query(frail, "SELECT 1", timeout=0.3)
+    with pytest.raises(PoolTimeout):
+        await pool.execute_query_async(frail, "SELECT 1", timeout=0.3)
+
+    assert active(pool) == 0
+    await pool.stop_async()
+
+
 def test_nobody_notices_that_all_idle_connections_were_reset(
     pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
 ) -> None:
@@ -233,6 +281,23 @@ async def test_a_backend_killed_under_a_lease_is_the_pools_error(
 
     assert pool.execute_query(frail, "SELECT 1") == await pool.execute_query_async(frail, "SELECT 1") == [(1,)]
     await pool.stop_async()
+
+
+def test_a_connection_found_lost_as_it_is_lent_is_the_pools_error(pool: SQLPool, frail: DatabaseConfig) -> None:
+    """A lease raises DatabaseUnavailable if its connection has ended since it was looked at; the next one works."""
+    bucket = pool._sync(frail).bucket
+    entry = bucket.checkout()
+    entry.resource.raw.pgconn.finish()
+    entry.resource.readable = lambda: False
+    bucket.give_back(entry)
+
+    with pytest.raises(DatabaseUnavailable, match="was lost"):
+        with pool.connection(frail):
+            pytest.fail("a lost connection was lent")
+
+    assert active(pool) == 0
+    with pool.connection(frail) as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
 
 
 async def test_backends_killed_in_flight_fail_only_their_tasks(

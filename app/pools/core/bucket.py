@@ -96,6 +96,7 @@ class Bucket(Stock[T]):
 
     async def checkout_async(self, timeout: float | None = None, site: CallSite | None = None) -> Entry[T]:
         """Do what ``checkout`` does without blocking the event loop."""
+        deadline: float | None = None
         while True:
             try:
                 entry = self._idle.pop()
@@ -105,25 +106,33 @@ class Bucket(Stock[T]):
             if self._is_fit(entry, now):
                 break
             self._retire(entry)
+            deadline = self._deadline(timeout) if deadline is None else deadline
+            timeout = max(0.0, deadline - now)
         entry.leased_at = now
         entry.uses += 1
         entry.site = checkout_site(2) if site is None else site
         return entry
 
     def _checkout_fit(self, entry: Entry[T], timeout: float | None) -> Entry[T]:
-        """Return ``entry`` if it is new, or else the first other one that is fit for use."""
-        while not self._is_fit(entry, _now()):
+        """Return ``entry`` if it is fit for use, or else the first other one that is."""
+        deadline = self._deadline(timeout)
+        while not self._is_fit(entry, now := _now()):
             self._retire(entry)
             try:
                 entry = self._idle.pop()
             except IndexError:
-                entry = self._checkout_slowly(timeout)
+                entry = self._checkout_slowly(max(0.0, deadline - now))
         return entry
 
+    def _deadline(self, timeout: float | None) -> float:
+        # A peer that takes each new connection and ends it at once must not keep a caller for ever.
+        return _now() + (self.limits.checkout_timeout if timeout is None else timeout)
+
     def _is_fit(self, entry: Entry[T], now: float) -> bool:
-        if not entry.uses and entry.expires_at != _DOOMED:
-            return True  # a replacement would not be any newer
-        return entry.expires_at > now and (self._usable is None or self._usable(entry, now))
+        if entry.expires_at <= now and (entry.uses or entry.expires_at == _DOOMED):
+            return False  # one never used is not too old: a replacement would not be any newer
+        # Nothing can have happened to one that was never idle: it was made for this caller just now.
+        return not entry.idle_since or self._usable is None or self._usable(entry, now)
 
     def _checkout_slowly(self, timeout: float | None) -> Entry[T]:
         entry = self._obtain(timeout)

@@ -169,10 +169,11 @@ class ConnectionBucket(Bucket[Record]):
 
     async def checkout_async(self, timeout: float | None = None, site: CallSite | None = None) -> Entry[Record]:
         """Return an entry for the caller's exclusive use; one that is suspect is asked first."""
+        deadline: float | None = None
         while True:
             entry = await super().checkout_async(timeout, site)
             idle_since = entry.idle_since
-            if entry.uses == 1 or self._ping_async is None:
+            if self._ping_async is None:
                 return entry
             if entry.leased_at - idle_since < PING_AFTER and idle_since > self._suspect_until:
                 return entry
@@ -185,6 +186,8 @@ class ConnectionBucket(Bucket[Record]):
                 self.discard(entry)
                 raise
             self.discard(entry)
+            deadline = self._deadline(timeout) if deadline is None else deadline
+            timeout = max(0.0, deadline - time.monotonic())
 
     # Connecting
 

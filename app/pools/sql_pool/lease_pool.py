@@ -18,8 +18,9 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite, Surface, look_past, site_above
+from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool.cleaning import AsyncCleaner, Cleaner, Cleans, CleansAsync
-from app.pools.sql_pool.connections import PING_WITHIN, ConnectionBucket, Record
+from app.pools.sql_pool.connections import PING_WITHIN, ConnectionBucket, Record, reason
 from app.pools.sql_pool.watchdog import Cutoff
 
 # An Engine or a Session checks out for its user, who is the holder. Some of their methods are compiled from text.
@@ -162,9 +163,13 @@ class LeasePool(Pool):
         if not record.transactional:
             try:
                 self._driver.lend(record)
-            except BaseException:
+            except BaseException as error:
                 bucket.discard(entry)
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                # It sends nothing, so nothing but the connection's end can be the cause.
+                bucket.suspect_idle()
+                raise DatabaseUnavailable(f"the connection to {bucket.label} was lost: {reason(error)}") from error
             record.transactional = True
         return record
 

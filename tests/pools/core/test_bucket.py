@@ -284,6 +284,19 @@ def test_old_and_unusable_connections_are_replaced_at_the_checkout(maker):
     assert first.resource not in maker.open
 
 
+def test_a_connection_that_broke_before_its_first_use_is_replaced(maker):
+    """A spare connection that no longer works is not handed out; one made for its caller just now is taken as it is."""
+    bucket = maker.bucket(usable=lambda entry, now: False)
+    bucket.fill(1)
+    (spare,) = maker.open
+
+    entry = bucket.checkout()
+
+    assert spare != entry.resource
+    assert {entry.resource} == maker.open
+    bucket.give_back(entry)
+
+
 def test_connections_made_together_do_not_end_together(maker):
     """Lifetimes are spread over the last tenth of `max_lifetime`, and none is longer."""
     bucket = maker.bucket(capacity=200, max_lifetime=1000.0)
