@@ -40,9 +40,14 @@ class _Deadline(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Under the lock: what ends this must not reach whoever has the connection next.
+        # First, for an interrupt may come at any time: whoever looks from now on does nothing.
+        self._over = True
+        self._let_finish()
+
+    def _let_finish(self) -> None:
+        """Wait for what is being done to the connection, which must not reach whoever has it next."""
         with self._lock:
-            self._over = True
+            pass
 
     @abstractmethod
     def _expire(self) -> None:
@@ -63,6 +68,7 @@ class Watch(_Deadline):
         self.expired = False
         self._cancel = cancel
         self._cut = cut
+        self._cutting = threading.Lock()  # not the other one, which a hanging cancel may hold
 
     def _expire(self) -> None:
         if self._over:
@@ -81,9 +87,14 @@ class Watch(_Deadline):
                 log.debug("a statement could not be cancelled; its connection is cut", exc_info=True)
 
     def _end(self) -> None:
-        # Not under the lock, which a hanging cancel may hold; the descriptor is the borrower's until it leaves.
-        if not self._over:
-            self._cut()
+        with self._cutting:
+            if not self._over:
+                self._cut()
+
+    def _let_finish(self) -> None:
+        super()._let_finish()
+        with self._cutting:
+            pass
 
 
 class Cutoff(_Deadline):
@@ -117,13 +128,14 @@ class _Watchdog:
         self._running = False
 
     def add(self, when: float, action: Callable[[], None]) -> None:
+        """Have ``action`` called at ``when``. Raises ``RuntimeError`` if there can be no more threads."""
         with self._changed:
-            heapq.heappush(self._due, (when, next(self._count), action))
             if not self._running:
                 forks.register(self)
-                self._running = True
                 threading.Thread(target=self._run, name="poolwire-sql-watchdog", daemon=True).start()
-            elif self._due[0][2] is action:
+                self._running = True  # not before: whoever comes after a failure tries again
+            heapq.heappush(self._due, (when, next(self._count), action))
+            if self._due[0][2] is action:
                 self._changed.notify()
 
     def _run(self) -> None:
@@ -140,12 +152,16 @@ class _Watchdog:
                     self._changed.wait(when - now)
                     continue
                 heapq.heappop(self._due)
-            action()
+            try:
+                action()
+            except Exception:
+                # The others' deadlines must not pass unheeded for it.
+                log.exception("what was due at a deadline failed")
 
 
 _watchdog = _Watchdog()
 
 
 def remind(when: float, action: Callable[[], None]) -> None:
-    """Have ``action``, which must not block or raise, called by the watchdog at ``when`` (monotonic seconds)."""
+    """Have ``action``, which must not block, called by the watchdog at ``when`` (monotonic seconds)."""
     _watchdog.add(when, action)

@@ -1,0 +1,114 @@
+"""The watchdog that ends calls at their deadline, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.pools.sql_pool import watchdog
+from app.pools.sql_pool.watchdog import GRACE, Cutoff, Watch, remind
+from tests.support.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def own_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a watchdog without a thread."""
+    monkeypatch.setattr(watchdog, "_watchdog", watchdog._Watchdog())
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def failing_start(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have threads of a name fail to start, as all do at the system's limit."""
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def is_cut() -> bool:
+    """Say whether a call that does not end by itself is cut soon after its deadline."""
+    cut = threading.Event()
+    with Watch(time.monotonic(), nothing, cut.set):
+        return cut.wait(GRACE + 10)
+
+
+def test_an_action_that_fails_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """After an action has raised, the deadlines of others are kept as before."""
+
+    def fail() -> None:
+        raise ValueError("the action's own")
+
+    with caplog.at_level(logging.ERROR):
+        remind(time.monotonic(), fail)
+        eventually(lambda: "the action's own" in caplog.text)
+
+    assert is_cut()
+
+
+def test_a_call_is_cut_although_no_thread_can_cancel_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the limit of threads a call ends after the grace, and so does the next one."""
+    with monkeypatch.context() as patched:
+        failing_start(patched, "poolwire-sql-cancel")
+        assert is_cut()
+    assert "can't start new thread" in caplog.text
+
+    assert is_cut()
+
+
+def test_a_watchdog_that_could_not_start_is_started_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose deadline nobody can watch fails at once, and those after it are watched again."""
+    with monkeypatch.context() as patched:
+        failing_start(patched, "poolwire-sql-watchdog")
+        with pytest.raises(RuntimeError, match="new thread"):
+            is_cut()
+
+    assert is_cut()
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        lambda cut: Watch(time.monotonic(), cut, nothing),
+        lambda cut: Watch(time.monotonic() - GRACE, nothing, cut),
+        lambda cut: Cutoff(time.monotonic(), cut),
+    ],
+    ids=["cancel", "cut", "cutoff"],
+)
+def test_a_call_does_not_end_while_its_connection_is_being_ended(
+    watch: Callable[[Callable[[], None]], Watch | Cutoff],
+) -> None:
+    """What reaches for a connection has done so before the call returns, and whoever has it next is safe."""
+    reached, go_on = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def cut() -> None:
+        reached.set()
+        go_on.wait(10)
+        ended.append("the connection")
+
+    def call() -> None:
+        with watch(cut):
+            reached.wait(10)
+        ended.append("the call")
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert reached.wait(10)
+    thread.join(0.05)  # by then a call that does not wait has returned
+    go_on.set()
+    thread.join(10)
+
+    assert ended == ["the connection", "the call"]
