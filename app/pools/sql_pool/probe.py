@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -29,13 +30,15 @@ class Probe:
     sent a notice; only then the connection is worth a question.
 
     Args:
-        descriptor: the socket's file descriptor; whoever closes the socket closes the probe before.
+        descriptor: the socket's file descriptor. Its owner, the driver, may close it at any time, and the number may be
+            another file's then, which is left alone.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.readable: Callable[[], object]
         """Says, truthy or not, whether there is something to read, an end or an error included."""
         self._descriptor = descriptor
+        self._identity = _identity(descriptor)
         self._epoll = None
         if hasattr(select, "epoll"):
             # The kernel answers this one in two thirds of the time that it needs for poll().
@@ -68,10 +71,22 @@ class Probe:
                     same.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def _same_socket(self) -> socket.socket:
-        return socket.socket(fileno=os.dup(self._descriptor))
+        copy = os.dup(self._descriptor)
+        if _identity(copy) != self._identity:  # asked of the copy, which nobody else closes meanwhile
+            os.close(copy)
+            raise OSError(errno.EBADF, "the socket was closed, and its number is another file's")
+        return socket.socket(fileno=copy)
 
     def sever(self) -> None:
-        """Put nothing in the socket's place, for this process alone: another one that has it, too, goes on with it."""
+        """Put nothing in the socket's place, for this process alone: another one that has it, too, goes on with it.
+
+        Called while the process has one thread, as a forked child has.
+        """
+        try:
+            if _identity(self._descriptor) != self._identity:
+                return
+        except OSError:  # it is closed
+            return
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             os.dup2(nothing, self._descriptor, inheritable=False)
@@ -82,3 +97,9 @@ class Probe:
         """Look no more."""
         if self._epoll is not None:
             self._epoll.close()
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """Return what tells an open file from every other one."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
