@@ -145,6 +145,8 @@ class AsyncpgDriver:
         elif loop is _running_loop():
             raw.terminate()
         else:
+            if record.probe is not None:
+                record.probe.cut()  # the loop may stand still for long, and the place is another's from now on
             loop.call_soon_threadsafe(raw.terminate)
 
     def permanent(self, error: Exception) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import ssl
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,25 @@ def test_connections_of_a_closed_loop_are_closed_on_the_server(
 
     eventually(lambda: backends(postgres_server) == 0)
     assert pool.get_stats()["metrics"]["total_connections"] == 0
+
+
+def test_connections_of_a_loop_that_stands_still_are_closed_for_threads(
+    pool: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres
+) -> None:
+    """Threads that get the places of a loop's idle connections do not exceed the cap on the server."""
+
+    async def use_all() -> None:
+        await asyncio.gather(*(pool.execute_query_async(postgres, "SELECT pg_sleep(0.1)") for _ in range(4)))
+
+    with closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(use_all())
+        with ExitStack() as leases:
+            for _ in range(4):
+                leases.enter_context(pool.connection(postgres)).execute(text("SELECT 1"))
+
+            eventually(lambda: backends(postgres_server) == 4)
+
+        loop.run_until_complete(use_all())
 
 
 # uvloop warns of the transports that it closes with itself, and hangs where that warning is an error.
