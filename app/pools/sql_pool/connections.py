@@ -391,7 +391,7 @@ class ConnectionBucket(Bucket[Record]):
             self._asking = True
             with suppress(RuntimeError):  # the loop is closed, and the next round drops its connections
                 self._loop.call_soon_threadsafe(self._start_task, self._ask_idle_async)
-        if self.attempts and self._failure is None:
+        if self.attempts and self._failure is None and not self._paused:
             self._keep_least()
 
     def _ask_idle(self) -> None:

@@ -65,6 +65,7 @@ class SQLPool(ManagedPool):
             fair_after=_FAIR_AFTER,
             leak_threshold=self.settings.leak_threshold or NEVER,
         )
+        self._paused_alone: set[DatabaseConfig] = set()
         self._reset()
 
     def _reset(self) -> None:
@@ -271,14 +272,21 @@ class SQLPool(ManagedPool):
         if config is None:
             super().pause()
             return
+        with self._lock:
+            self._ensure_running()
+            self._paused_alone.add(config)
         for side in self._sides_of(config):
             side.bucket.pause()
 
     def resume(self, config: DatabaseConfig | None = None) -> None:
         """Lend connections of a paused database, or of all, again."""
         if config is None:
+            with self._lock:
+                self._paused_alone.clear()
             super().resume()
             return
+        with self._lock:
+            self._paused_alone.discard(config)
         for side in self._sides_of(config):
             side.bucket.resume()
 
@@ -299,9 +307,7 @@ class SQLPool(ManagedPool):
             side = self._sync_sides.get(config)
             if side is None:
                 side = self._sync_sides[config] = self._make_sync(config)
-                self._hold_back(side.bucket)
-                if config.backend == "sqlite":
-                    register.add_bucket(side.bucket)
+                self._take_charge(side, config)
         return side
 
     def _make_sync(self, config: DatabaseConfig) -> SyncSide:
@@ -324,9 +330,7 @@ class SQLPool(ManagedPool):
             side = sides.get(config)
             if side is None:
                 side = sides[config] = self._make_async(config)
-                self._hold_back(side.bucket)
-                if config.backend == "sqlite":
-                    register.add_bucket(side.bucket)
+                self._take_charge(side, config)
         return side
 
     def _make_async(self, config: DatabaseConfig) -> AsyncSide:
@@ -338,6 +342,14 @@ class SQLPool(ManagedPool):
         from app.pools.sql_pool.asyncpg_driver import AsyncpgDriver  # only who uses PostgreSQL needs the extra
 
         return NativeSide(AsyncpgDriver(config), self._limits, config.label, self._budget(config))
+
+    def _take_charge(self, side: SyncSide | AsyncSide, config: DatabaseConfig) -> None:
+        """Do with a new side, under the lock, what was done with the others before it came."""
+        self._hold_back(side.bucket)
+        if config in self._paused_alone:
+            side.bucket.pause()
+        if config.backend == "sqlite":
+            register.add_bucket(side.bucket)
 
     def _budget(self, config: DatabaseConfig) -> Budget:
         """Return the cap that the connections of a database have together, those for threads and for tasks."""
@@ -390,6 +402,7 @@ class SQLPool(ManagedPool):
         holders = [line for side in sides for line in side.bucket.drain(deadline - time.monotonic())]
         with self._lock:
             executor, threads = self._executor, list(self._sync_sides.values())
+            self._paused_alone.clear()
             self._reset()
         for side in threads:
             side.close()

@@ -363,6 +363,40 @@ def test_a_paused_database_lends_nothing_until_it_is_resumed(pool: SQLPool, note
         assert call.result(20) == [(1,)]
 
 
+@pytest.mark.parametrize("of_all", [False, True], ids=["resumed alone", "resumed with all"])
+async def test_a_paused_database_lends_nothing_in_a_new_event_loop(
+    pool: SQLPool, database: DatabaseConfig, of_all: bool
+) -> None:
+    """A loop that comes after the pause waits as well, until the database, or every one, is resumed."""
+    pool.execute_query(database, "SELECT 1")
+    pool.pause(database)
+    with pytest.raises(PoolTimeout):
+        async with pool.connection(database, timeout=0.05):
+            pytest.fail("a paused database was lent")
+
+    pool.resume(None if of_all else database)
+
+    async with pool.connection(database) as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+    await pool.stop_async()
+
+
+def test_housekeeping_makes_no_connection_of_a_paused_database(postgres: DatabaseConfig) -> None:
+    """The least number of connections is kept again from the resumption on."""
+
+    def total() -> int:
+        pool.sweep()
+        return pool.get_stats()["metrics"]["total_connections"]
+
+    with SQLPool(SQLPoolSettings(max_connections=4, min_connections=3)) as pool:
+        pool.execute_query(postgres, "SELECT 1")
+        pool.pause(postgres)
+        before = pool.get_stats()["metrics"]["total_connections"]
+        assert total() == before
+        pool.resume(postgres)
+        assert total() == 3
+
+
 def test_warming_up_opens_the_least_number_of_connections(database: DatabaseConfig) -> None:
     """After warm_up() the first callers find connections, and the idle timeout leaves that many."""
     settings = SQLPoolSettings(max_connections=5, min_connections=3, max_idle_time=0.001)
