@@ -169,6 +169,7 @@ class SQLiteDriver:
         record.raw.give_up()
 
     def dispose(self) -> None:
-        """Let an in-memory database end."""
+        """Let an in-memory database end, and close the file of a database's writer lock."""
+        self.source.writer.rest()
         if self._anchor is not None:
             self._anchor.close()

@@ -104,6 +104,10 @@ class WriterLock:
         wish.taken_back = True
         self._queue.send_away(wish)
 
+    def rest(self) -> None:
+        """Close the file now, or once nobody writes; whoever writes later opens it again."""
+        self._queue.clear()
+
     def forget_after_fork(self) -> None:
         """Drop the parent's turn: the child queues by itself, with file descriptors of its own."""
         self._queue.forget_after_fork()
@@ -201,6 +205,8 @@ class _Turnstile:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    __del__ = close  # of a pool that was dropped without a stop
 
     def _lock(self, byte: int, deadline: float, wish: Wish) -> bool:
         while True:

@@ -1,9 +1,15 @@
 """The SQL pool on SQLite, in files and in memory."""
 
 import asyncio
+import gc
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -12,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.pools.errors import LeaseLeaked, PoolClosed, PoolTimeout
 from app.pools.sql_pool import Database, DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
+from app.pools.sql_pool.writers import Wish, writer_lock
 
 
 class Base(DeclarativeBase):
@@ -286,3 +293,56 @@ async def test_the_handle_has_the_calls_of_one_database(pool: SQLPool, notes: Da
     with database.session() as session:
         assert [note.body for note in session.query(Note)] == ["x"]
     await pool.stop_async()
+
+
+def open_files(name: str) -> int:
+    """Return how many descriptors this process has of files whose name ends so."""
+    found = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/self/fd/{descriptor}").endswith(name)
+    return found
+
+
+def test_a_stopped_pool_does_not_keep_the_writer_locks_file(tmp_path: Path) -> None:
+    """The file of the writer lock is closed at the stop, and opened again by whoever writes later."""
+    config = get_sqlite_config(tmp_path / "ended.db")
+    pool = SQLPool(SQLPoolSettings(max_connections=2))
+    for _ in range(3):
+        pool.start()
+        pool.execute_query(config, "CREATE TABLE IF NOT EXISTS t (a)")
+        assert open_files("ended.db-writer") == 1
+        pool.stop()
+        assert open_files("ended.db-writer") == open_files("ended.db") == 0
+
+
+def test_a_writer_lock_that_nobody_has_keeps_no_file(tmp_path: Path) -> None:
+    """The file is closed with the lock itself, too, as when a pool is dropped without a stop."""
+    lock = writer_lock("a database", str(tmp_path / "dropped.db"))
+    lock.release(lock.acquire(Wish(), timeout=10))
+    assert open_files("dropped.db-writer") == 1
+
+    del lock
+    gc.collect()
+
+    assert open_files("dropped.db-writer") == 0
+
+
+def test_a_pools_stop_does_not_end_anothers_turn_to_write(tmp_path: Path) -> None:
+    """Who writes to the file through another pool keeps other processes from it until the transaction ends."""
+    config = get_sqlite_config(tmp_path / "shared.db")
+    ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    def is_free() -> bool:
+        command = [sys.executable, "-c", ask, f"{config.database}-writer"]
+        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=30).returncode == 0
+
+    with SQLPool(SQLPoolSettings(max_connections=2)) as other, SQLPool(SQLPoolSettings(max_connections=2)) as pool:
+        other.execute_query(config, "CREATE TABLE t (a)")
+        with pool.transaction(config) as connection:
+            other.stop()
+            assert not is_free()
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+        assert is_free()
+        pool.execute_query(config, "INSERT INTO t VALUES (2)")
+        assert [(1,), (2,)] == pool.execute_query(config, "SELECT a FROM t ORDER BY a")
