@@ -334,9 +334,14 @@ class Source:
         deadline = time.monotonic() + self.config.busy_timeout
         while execute("PRAGMA journal_mode").fetchone()[0].upper() != wanted:
             try:
-                execute(f"PRAGMA journal_mode={wanted}").fetchall()
+                got = execute(f"PRAGMA journal_mode={wanted}").fetchall()[0][0].upper()
             except sqlite3.OperationalError as error:
                 # SQLite does not wait by itself here: its busy timeout does not cover a change of the journal.
                 if not is_busy(error) or time.monotonic() >= deadline:
                     raise
                 time.sleep(_WAL_RETRY)
+                continue
+            if got != wanted:  # and no error: it will stay so, as WAL where there is no shared memory
+                raise sqlite3.OperationalError(
+                    f"{self.config.label} stays in journal mode {got}: SQLite cannot use {wanted} there"
+                )

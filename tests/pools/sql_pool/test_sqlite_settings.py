@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.pools.sql_pool import SQLPool, SQLPoolSettings, get_sqlite_config
+from app.pools.sql_pool.sqlite import Source
 
 SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
@@ -103,3 +104,12 @@ def test_a_file_that_is_locked_as_it_is_opened_is_opened_later(tmp_path: Path) -
     with SQLPool(SQLPoolSettings(checkout_timeout=20)) as pool:
         threading.Timer(0.3, other.close).start()
         assert pool.execute_query(config, "SELECT body FROM notes") == []
+
+
+def test_a_file_that_cannot_have_the_journal_mode_is_an_error_that_says_so(tmp_path: Path) -> None:
+    """Where SQLite stays in another mode without an error, as without shared memory, opening the file fails at once."""
+    source = Source(get_sqlite_config(tmp_path / "test.db"), "unused")
+    source.uri += "?vfs=unix-dotfile"
+
+    with pytest.raises(sqlite3.OperationalError, match="stays in journal mode DELETE: SQLite cannot use WAL there"):
+        source.connect()
