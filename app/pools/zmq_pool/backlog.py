@@ -37,7 +37,7 @@ class Backlog:
     def withdraw(self, frames: Frames) -> bool:
         """Take back this very message, not an equal one. Returns ``False`` if it is not queued any more.
 
-        Messages may be appended meanwhile, but none may be taken.
+        Messages may be appended meanwhile, but none may be taken: call it with the lock held that those hold who take.
         """
         queue = self.queue
         for position in reversed(range(len(queue))):

@@ -101,8 +101,8 @@ class Outlet:
             # Looked at again after the release: one who appended in between found the lock taken and went away.
             while queue:
                 if lock.locked() or self._lent is not None:
-                    if self._closed and self._backlog.withdraw(frames):
-                        raise PoolClosed("zmq")
+                    if self._closed:
+                        self._withdraw(frames)
                     return
                 with lock:
                     try:
@@ -118,6 +118,12 @@ class Outlet:
             if queue:  # with messages of others, who have gone away
                 self._attendant.nudge(self)
             raise
+
+    def _withdraw(self, frames: Frames) -> None:
+        """Refuse a message that came after the end, unless it was counted among those that had to be dropped."""
+        with self._lock:  # others may withdraw theirs, and the end drops what is queued
+            if self._backlog.withdraw(frames):
+                raise PoolClosed("zmq")
 
     async def send_async(self, frames: Frames) -> None:
         """Do what ``send`` does without blocking the event loop."""
@@ -395,7 +401,8 @@ class Outlet:
             if self._lent is None:  # else the lessee closes it at the return
                 self._close_socket()
             dropped = len(self._queue)
-            self._queue.clear()
+            for _ in range(dropped):  # and no more: one that is appended meanwhile is refused, not lost unsaid
+                self._queue.popleft()
         self._attendant.unwatch(self)
         self._backlog.call_waiting()
         return dropped

@@ -4,7 +4,8 @@ import itertools
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import zmq
@@ -17,6 +18,7 @@ from app.pools.zmq_pool.opening import open_idle, open_socket
 from app.pools.zmq_pool.outlet import Outlet
 from tests.support.children import in_child
 from tests.support.interrupts import interrupt
+from tests.support.waiting import eventually
 
 forking = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
@@ -317,3 +319,39 @@ def test_a_push_after_the_stop_is_refused(pool, endpoint):
     with pytest.raises(PoolClosed):
         outlet.send((b"after",))
     assert 0 == outlet.figures()["queued"]
+
+
+def test_a_push_beside_the_stop_is_taken_back_by_nobody_but_the_lock_holder(pool, endpoint):
+    """A message that came too late stays queued while another thread takes messages, and is refused after that."""
+    config = SocketConfig(SocketType.PUSH, endpoint)
+    outlet = pool._outlet(config, SocketType.PUSH)
+    outlet.close(0)
+    with ThreadPoolExecutor(1) as threads:
+        with outlet._lock:
+            pushed = threads.submit(outlet.send, (b"late",))
+            eventually(lambda: outlet._queue or pushed.done())
+            wait([pushed], 0.1)
+            assert 1 == len(outlet._queue)
+        with pytest.raises(PoolClosed):
+            pushed.result(10)
+    assert not outlet._queue
+
+
+def test_a_message_queued_while_the_outlet_ends_is_refused(pool, endpoint):
+    """What is appended between the count of the dropped messages and their removal is not lost without a word."""
+    outlet = pool._outlet(SocketConfig(SocketType.PUSH, endpoint), SocketType.PUSH)
+
+    latecomers = iter([(b"late",)])
+
+    class Late(deque):
+        """A queue to which one more message comes as soon as its length was asked at the end."""
+
+        def __len__(self):
+            length = super().__len__()
+            if outlet._closed:
+                self.extend(latecomers)
+            return length
+
+    outlet._queue = outlet._backlog.queue = Late()
+    outlet.close(0)
+    assert [(b"late",)] == list(outlet._queue)
