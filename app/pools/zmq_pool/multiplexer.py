@@ -9,7 +9,7 @@ Three rules make it safe:
 * **The window.** A server with libzmq's defaults drops replies, silently, beyond about 500 unanswered requests
   of one connection. So at most 400 are on the way; the others queue here. A request that timed out or was cancelled
   counts until its reply comes. Where too many never come, a new connection is opened and the old one left to its
-  last replies.
+  last replies; so are four at most, and then requests wait for room as they do for a peer.
 * **The edge.** The descriptor becomes readable when something happens, not while something is there, and a send
   may take the edge. So every send is followed by a look for replies.
 * **The connection.** When it is lost, what was on the way fails at once, as possibly executed; what was not sent
@@ -34,6 +34,7 @@ from app.pools.zmq_pool.config import FOREVER, SocketConfig
 
 WINDOW = 400
 _TOO_MANY_UNANSWERED = WINDOW // 2
+_RETIRING_AT_MOST = 4  # connections; a server that answers nothing would be given ever more of them
 _BATCH = 512  # replies read before the loop's other tasks get a turn
 _TICK = 0.05  # seconds; requests that start within a tick expire together
 
@@ -110,8 +111,8 @@ class Multiplexer:
     def give_up(self, number: bytes) -> None:
         """Take note that nobody waits for a request any more."""
         if self._queue.pop(number, None) is None and self._abandon(number) is not None:
-            self._renew_soon()
             self.tidy()
+            self._renew_soon()
 
     def _abandon(self, number: bytes) -> Reply | None:
         """Count a request that is on the way as unanswered. Returns what waited for it."""
@@ -124,15 +125,23 @@ class Multiplexer:
 
     def _renew_soon(self) -> None:
         """Have what is queued sent through another connection, if this one's window is too full."""
-        if self._queue and len(self._connection.unanswered) >= _TOO_MANY_UNANSWERED:
+        if self._queue and self._worn_out():
             self.loop.call_soon(self.flush)
+
+    def _worn_out(self) -> bool:
+        """Say whether the connection is to be replaced, and may be."""
+        connection = self._connection
+        return len(connection.unanswered) >= _TOO_MANY_UNANSWERED and (
+            # One that nobody waits for is closed at once.
+            len(self._retiring) < _RETIRING_AT_MOST or not connection.pending
+        )
 
     def flush(self) -> None:
         """Send what is queued, as far as the window and the connection allow."""
         if self._closed:
             return
         connection, queue = self._connection, self._queue
-        if queue and len(connection.unanswered) >= _TOO_MANY_UNANSWERED:
+        if queue and self._worn_out():
             connection = self._renew()
         while queue:
             number, waiting = queue.popitem(last=False)
@@ -173,7 +182,7 @@ class Multiplexer:
         for number in numbers:
             waiting = self._queue.pop(number, None)
             if waiting is not None:
-                why = self._trouble() or "no peer took it"
+                why = self._trouble() or ("too many are unanswered" if self._connection.full else "no peer took it")
                 self._fail(
                     waiting[1],
                     NotSent(f"{self.config.label} did not send within {seconds:g} s: {why}. Sending it again is safe"),
@@ -199,7 +208,7 @@ class Multiplexer:
     @property
     def busy(self) -> int:
         """How many callers wait for a request that is queued or on the way. May be read from any thread."""
-        return self._waiting() + self._in_flight()
+        return self._waiting() + sum(self._under_way())
 
     def idle_seconds(self) -> float:
         """Return for how long nobody has used it, as far as the calls of this have seen. For any thread."""
@@ -211,9 +220,10 @@ class Multiplexer:
     def _waiting(self) -> int:
         return _undone(reply for _, reply in list(self._queue.values()))
 
-    def _in_flight(self) -> int:
+    def _under_way(self) -> list[int]:
+        """Return for each connection how many wait for a reply through it."""
         connections = (self._connection, *list(self._retiring))
-        return sum(_undone(list(each.pending.values())) for each in connections)
+        return [_undone(list(each.pending.values())) for each in connections]
 
     def close(self) -> None:
         """Close the connections; what is under way fails with ``PoolClosed``."""
@@ -239,13 +249,15 @@ class Multiplexer:
         """Return the statistics, in the shape of a bucket's."""
         counts = self._counts
         requests, connections = self._serial, counts["connections"]
-        waiting, in_flight = self._waiting(), self._in_flight()
+        waiting, under_way = self._waiting(), self._under_way()
+        in_flight, total = sum(under_way), len(under_way)
+        active = max(sum(map(bool, under_way)), int(waiting > 0))
         return {
-            "total": 1 + len(self._retiring),
-            "active": int(waiting + in_flight > 0),
-            "idle": int(waiting + in_flight == 0),
+            "total": total,
+            "active": active,
+            "idle": total - active,
             "waiting": waiting,
-            "capacity": 1,
+            "capacity": 1 + _RETIRING_AT_MOST,
             "hits": max(0, requests - connections),
             "misses": connections,
             "cleaned": 0,
@@ -288,6 +300,11 @@ class Connection:
         owner.loop.add_reader(self._descriptors[0], self.pump)
         owner.loop.add_reader(self._descriptors[1], self._watch)
         owner.loop.call_soon(self._watch)
+
+    @property
+    def full(self) -> bool:
+        """Whether the window has no room."""
+        return len(self.pending) + len(self.unanswered) >= WINDOW
 
     def put(self, number: bytes, body: bytes, reply: Reply) -> bool:
         """Send a request. Returns ``False`` if there is no connection, or no room in the window."""

@@ -103,6 +103,30 @@ async def test_a_server_that_never_answers_some_does_not_fill_the_window(pool):
         assert [b"%d" % n for n in range(1000)] == burst
 
 
+async def test_a_server_that_never_answers_costs_five_connections_at_most(pool):
+    """Requests without replies, patient and impatient, end as not sent when five windows are full."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        patient = []
+        for _ in range(30):
+            patient.append(asyncio.ensure_future(pool.request_async(config, b"silence", timeout=60)))
+            lost = (pool.request_async(config, b"silence", timeout=0.1) for _ in range(400))
+            ends = await asyncio.gather(*lost, return_exceptions=True)
+            assert all(isinstance(each, NoReply | NotSent) for each in ends)
+            if figures(pool, config)["total"] == 5 and all("too many are unanswered" in str(each) for each in ends):
+                break
+        else:
+            pytest.fail("the windows were never full")
+        there = figures(pool, config)
+        assert (5, 5) == (there["total"], there["capacity"])
+        assert there["total"] == there["active"] + there["idle"]
+        for each in patient:
+            each.cancel()
+        await asyncio.gather(*patient, return_exceptions=True)
+        assert b"ok" == await pool.request_async(config, b"ok")
+        await eventually_async(lambda: figures(pool, config)["total"] == 1)
+
+
 @pytest.mark.parametrize("receive_timeout", [10, math.inf])
 async def test_cancelled_requests_give_back_their_places(pool, receive_timeout):
     """After 1000 cancelled requests without a reply the next one is answered at once, and none counts as under way."""
