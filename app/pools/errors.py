@@ -145,6 +145,26 @@ class EndpointBusy(PoolError):
     """A ZMQ endpoint that this process binds is leased already; a bound endpoint has one owner."""
 
 
+class OutOfDescriptors(PoolError):
+    """A ZMQ socket could not be opened: the process may have no more file descriptors, or ZMQ sockets.
+
+    Attributes:
+        key: the socket's configuration.
+        waited: for how long it was tried, in seconds.
+        limit: how many file descriptors the process may have.
+    """
+
+    def __init__(self, key: str, waited: float, limit: int) -> None:
+        self.key = key
+        self.waited = waited
+        self.limit = limit
+        super().__init__(
+            f"{key}: no socket could be opened within {waited:.2f} s, because the process has as many file descriptors "
+            f"as it may ({limit}, and a third of that many ZMQ sockets). Raise the limit (ulimit -n, LimitNOFILE=), "
+            f"or have it open less at a time"
+        )
+
+
 class RequestFailed(PoolError):
     """A peer answered a request with an error.
 

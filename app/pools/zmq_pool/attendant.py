@@ -15,6 +15,7 @@ import threading
 from typing import Protocol
 
 from app.pools.core import forks
+from app.pools.zmq_pool.attempts import out_of_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -107,19 +108,22 @@ class Attendant:
                 os.write(self._alarm_bell, b"!")
 
     def _run(self) -> None:
-        wake, bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        pipe: tuple[int, int] | None = None
         try:
-            while self._round(wake, bell):
-                pass
+            while True:
+                pipe = pipe or _open_alarm()
+                if not self._round(pipe):
+                    return
         finally:
             with self._lock:  # or the next alarm would be written to what has that descriptor by then
                 if self._thread is threading.current_thread():
                     self._thread = self._alarm_bell = None
-            os.close(wake)
-            os.close(bell)
+            for descriptor in pipe or ():
+                os.close(descriptor)
 
-    def _round(self, wake: int, bell: int) -> bool:
+    def _round(self, pipe: tuple[int, int] | None) -> bool:
         """Wait for a descriptor or a tick and serve those concerned. Returns whether anyone is left."""
+        wake, bell = pipe or (None, None)
         with self._lock:
             if self._thread is not threading.current_thread():
                 return False
@@ -134,15 +138,17 @@ class Attendant:
                 self._thread = self._alarm_bell = None
                 return False
         poller = select.poll()
-        poller.register(wake, select.POLLIN)
+        if wake is not None:
+            poller.register(wake, select.POLLIN)
         by_descriptor: dict[int, Attended] = {}
         for member in (*stuck, *watched):
             descriptor = self._descriptor(member)
             if descriptor is not None:
                 by_descriptor[descriptor] = member
                 poller.register(descriptor, select.POLLIN)
-        readable = {descriptor for descriptor, _ in poller.poll(0 if fresh else _TICK_MS if stuck else None)}
-        if wake in readable:
+        ticking = stuck or wake is None
+        readable = {descriptor for descriptor, _ in poller.poll(0 if fresh else _TICK_MS if ticking else None)}
+        if wake is not None and wake in readable:
             os.read(wake, 4096)
         called = {by_descriptor[descriptor] for descriptor in readable & by_descriptor.keys()}
         for member in called.union(stuck, fresh):
@@ -173,6 +179,16 @@ class Attendant:
         """Start again with a thread of the child's own, which the next member makes."""
         forks.bury(self._watched, self._stuck)
         self._reset()
+
+
+def _open_alarm() -> tuple[int, int] | None:
+    """Return both ends of a pipe, or ``None`` while there are no descriptors: then the next tick has to do."""
+    try:
+        return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if not out_of_descriptors(error):
+            raise
+        return None
 
 
 attendant = Attendant()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import Callable
@@ -14,8 +13,8 @@ import zmq
 from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import EndpointBusy
 from app.pools.zmq_pool.asking import DealerSocket, RequestSocket
+from app.pools.zmq_pool.attempts import PAUSE, Attempt
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import ASKING, SENDING, SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
@@ -38,20 +37,6 @@ from app.pools.zmq_pool.sentinel import Sentinel, Sentinels
 from app.pools.zmq_pool.sockets import LeanSocket
 
 log = logging.getLogger(__name__)
-
-# libzmq closes in the background: our own endpoint may be taken for a moment after its socket was closed.
-_REBIND_WITHIN = 5.0
-# So may the descriptors of many that were discarded in a row.
-_REAPED_WITHIN = 5.0
-_PAUSE = 0.005
-
-
-class _Attempt:
-    """When an attempt to open a socket began, and until when it may go on if the endpoint is taken."""
-
-    def __init__(self, until: float) -> None:
-        self.began = time.monotonic()
-        self.until = until
 
 
 class Desk:
@@ -79,6 +64,7 @@ class Desk:
         self._context = context
         self._vacate = vacate
         self._freed_at = -NEVER
+        self._outlets_attempt: Attempt | None = None
         self._check_owner = settings.check_owner and config.socket_type not in SENDING  # an outlet is everyone's
         self._busy_poll = settings.busy_poll
         self.outlet: Outlet | None = None
@@ -90,7 +76,7 @@ class Desk:
         self._deserted_since = NEVER
         limits = _limits(config, settings)
         if config.socket_type in SENDING:
-            outlet = self.outlet = Outlet(config, self._open, attendant)
+            outlet = self.outlet = Outlet(config, self._open_for_outlet, attendant)
             self.bucket: Bucket[Any] = Bucket(
                 "zmq",
                 config.label,
@@ -115,30 +101,29 @@ class Desk:
             self.lease = _lease_for(config, check_owner=self._check_owner)
 
     def _open(self) -> LeanSocket:
-        attempt = _Attempt(self._freed_at + _REBIND_WITHIN)
-        while (socket := self._try_to_open(attempt)) is None:
-            time.sleep(_PAUSE)
+        attempt = self._attempt()
+        while (socket := attempt.make(self._open_now, self._freed_at)) is None:
+            time.sleep(PAUSE)
         return socket
 
     async def _open_async(self) -> LeanSocket:
-        attempt = _Attempt(self._freed_at + _REBIND_WITHIN)
-        while (socket := self._try_to_open(attempt)) is None:  # noqa: ASYNC110 - the event is libzmq's
-            await asyncio.sleep(_PAUSE)
+        attempt = self._attempt()
+        while (socket := attempt.make(self._open_now, self._freed_at)) is None:  # noqa: ASYNC110 - the event is libzmq's
+            await asyncio.sleep(PAUSE)
         return socket
 
-    def _try_to_open(self, attempt: _Attempt) -> LeanSocket | None:
-        """Open a socket. Returns ``None`` if libzmq still has to close others, which it does in the background."""
-        try:
-            return self._open_now()
-        except EndpointBusy:
-            if self._vacate(self.config):
-                attempt.until = time.monotonic() + _REBIND_WITHIN
-            elif time.monotonic() >= attempt.until:
-                raise
-        except zmq.ZMQError as error:
-            if error.errno != errno.EMFILE or time.monotonic() >= attempt.began + _REAPED_WITHIN:
-                raise
-        return None
+    def _open_for_outlet(self, freed_at: float) -> LeanSocket | None:
+        """Try once to open the socket of the outlet, which has its own ways to wait for the next try."""
+        attempt = self._outlets_attempt
+        if attempt is None or attempt.abandoned:
+            attempt = self._outlets_attempt = self._attempt()
+        socket = attempt.make(self._open_now, freed_at)
+        if socket is not None:
+            self._outlets_attempt = None
+        return socket
+
+    def _attempt(self) -> Attempt:
+        return Attempt(self.config.label, vacate=lambda: self._vacate(self.config))
 
     def _open_now(self) -> LeanSocket:
         context = self._context()

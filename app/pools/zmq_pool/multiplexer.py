@@ -29,6 +29,7 @@ from typing import Any
 import zmq
 
 from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, UnexpectedReply
+from app.pools.zmq_pool.attempts import out_of_descriptors
 from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, RCVMORE, raw_get, raw_recv, raw_send
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 
@@ -49,7 +50,7 @@ class Multiplexer:
     Args:
         loop: the loop.
         config: the REQ configuration whose requests it sends.
-        open_socket: opens a DEALER that connects.
+        open_socket: opens a DEALER that connects, and a monitor of the events that it is given.
         trouble: says why the endpoint is known to be down, or nothing.
     """
 
@@ -57,7 +58,7 @@ class Multiplexer:
         self,
         loop: asyncio.AbstractEventLoop,
         config: SocketConfig,
-        open_socket: Callable[[], zmq.Socket[bytes]],
+        open_socket: Callable[[int], tuple[zmq.Socket[bytes], zmq.Socket[bytes]]],
         trouble: Callable[[], str] = str,
     ) -> None:
         self.loop = loop
@@ -74,7 +75,7 @@ class Multiplexer:
         self._idle_since = time.monotonic()
         self._counts = {"connections": 1, "expired": 0, "lost": 0, "stale": 0}
         self._retiring: list[Connection] = []
-        self._connection = Connection(self, open_socket())
+        self._connection = Connection(self, *open_socket(_MONITORED))
 
     def request(self, body: bytes, timeout: float | None = None) -> tuple[bytes, Reply]:
         """Send ``body``.
@@ -153,7 +154,12 @@ class Multiplexer:
 
     def _renew(self) -> Connection:
         """Open another connection: this one's window is full of requests that nobody answers."""
-        connection = Connection(self, self._open_socket())
+        try:
+            connection = Connection(self, *self._open_socket(_MONITORED))
+        except zmq.ZMQError as error:
+            if not out_of_descriptors(error):
+                raise
+            return self._connection  # which has some room, as each late reply makes some; the next flush tries again
         self._retiring.append(self._connection)
         self._connection = connection
         self._counts["connections"] += 1
@@ -285,10 +291,10 @@ class Connection:
         "unanswered",
     )
 
-    def __init__(self, owner: Multiplexer, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, owner: Multiplexer, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
         self._owner = owner
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(_MONITORED)
+        self._monitor = monitor
         self._scheduled = False
         # For a moment after a loss libzmq still accepts messages, and drops them: so none is sent until the next
         # handshake. It begins as true because inproc has no handshakes; before the first one nothing is accepted.

@@ -11,6 +11,7 @@ import zmq
 
 from app.pools.errors import ConfigError, EndpointBusy
 from app.pools.zmq_pool.asking import DealerSocket, RequestSocket
+from app.pools.zmq_pool.attempts import out_of_descriptors
 from app.pools.zmq_pool.backend import raw_set
 from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import SocketConfig, SocketType
@@ -58,9 +59,11 @@ def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner:
     return _set_up(made(context, kind, config), config)
 
 
-def open_dealer(context: zmq.Context[Any], config: SocketConfig) -> LeanSocket:
-    """Return a DEALER set up and connected as the REQ of ``config`` would be, for many requests at once."""
-    return _set_up(MonitoredSocket(context, zmq.DEALER, config), config)
+def open_dealer(
+    context: zmq.Context[Any], config: SocketConfig, events: int
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """Return a DEALER set up and connected as the REQ of ``config`` would be, and a monitor of its ``events``."""
+    return _open_monitored(context, zmq.DEALER, config, events)
 
 
 def open_idle(
@@ -68,13 +71,20 @@ def open_idle(
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """Return a socket connected like those of ``config`` that nobody is to use, and a monitor of its ``events``."""
     config = replace(config, topics=())  # or a SUB would be sent messages, and hold up those who send them
-    socket = MonitoredSocket(context, config.socket_type.value, config)
-    # Before it connects, or the first events would be missed.
-    monitor = socket.get_monitor_socket(events)
+    return _open_monitored(context, config.socket_type.value, config, events)
+
+
+def _open_monitored(
+    context: zmq.Context[Any], kind: int, config: SocketConfig, events: int
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    socket = MonitoredSocket(context, kind, config)
     try:
+        # Before it connects: the first events would be missed, and libzmq's thread would wait for ever for a monitor
+        # whose reader could not be opened.
+        monitor = socket.get_monitor_socket(events)
         return _set_up(socket, config), monitor
     except BaseException:
-        monitor.close(0)
+        socket.close(0)
         raise
 
 
@@ -111,6 +121,8 @@ def _connect(socket: LeanSocket, config: SocketConfig) -> None:
     try:
         socket.connect(config.endpoint)
     except zmq.ZMQError as error:
+        if out_of_descriptors(error):
+            raise
         raise ConfigError(f"libzmq cannot connect {config.label}: {error.strerror}") from None
 
 
@@ -127,6 +139,8 @@ def _bind(socket: LeanSocket, config: SocketConfig) -> None:
                 f"{config.label}: the endpoint is bound already, by another configuration or another process. "
                 f"End it, or bind another endpoint"
             ) from None
+        if out_of_descriptors(error):
+            raise
         raise ConfigError(f"libzmq cannot bind {config.label}: {error.strerror}") from None
     if path is not None:
         os.chmod(path, 0o600)  # libzmq leaves it to the umask

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import zmq
 
-from app.pools.errors import EndpointBusy, NotSent, PoolClosed, PoolError
+from app.pools.errors import EndpointBusy, NotSent, OutOfDescriptors, PoolClosed, PoolError
 from app.pools.zmq_pool.attendant import Attendant
 from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, raw_recv, raw_send, raw_set
 from app.pools.zmq_pool.backlog import Backlog, Frames
@@ -37,20 +37,20 @@ _PATIENCE = 0.005
 _LOOK_EVERY = 1.0
 """Seconds after which who waits for room looks again by itself: an interrupt may have cost the wake-up."""
 
-# libzmq closes in the background: our own endpoint may be taken for a moment after its socket was closed.
-_REBIND_WITHIN = 5.0
-
 
 class Outlet:
     """Sends through one socket, opened at the first message.
 
     Args:
         config: a PUB or PUSH configuration.
-        open_socket: opens the socket; called under the outlet's lock.
+        open_socket: opens the socket, or returns ``None`` if it is to be tried again later; it is told when the
+            one before was closed. It is called under the outlet's lock, so it must not wait.
         attendant: sends later what cannot be sent at once.
     """
 
-    def __init__(self, config: SocketConfig, open_socket: Callable[[], LeanSocket], attendant: Attendant) -> None:
+    def __init__(
+        self, config: SocketConfig, open_socket: Callable[[float], LeanSocket | None], attendant: Attendant
+    ) -> None:
         self.config = config
         self._open_socket = open_socket
         self._attendant = attendant
@@ -69,6 +69,7 @@ class Outlet:
         self._holding_until = 0.0
         self._freed_at = -FOREVER
         self._closed = False
+        self._complained = False
         self._sent = 0
         self._refused = 0
         self._overruns = 0
@@ -86,6 +87,7 @@ class Outlet:
         Raises:
             NotSent: the queue of a PUSH stayed full.
             EndpointBusy: the endpoint to bind is taken.
+            OutOfDescriptors: there have been none for the socket for a while.
             PoolClosed: the pool is stopped.
         """
         if not frames:
@@ -200,19 +202,19 @@ class Outlet:
         return socket
 
     def _open(self) -> LeanSocket | None:
-        """Open the socket. Returns ``None`` while the one before may still have the endpoint."""
+        """Open the socket. Returns ``None`` while what it needs is still to be given up by others."""
         if self.config.socket_type is SocketType.PUB:
             self._holding_until = time.monotonic() + self.config.subscriber_wait
         try:
-            self._socket = socket = self._open_socket()
+            self._socket = socket = self._open_socket(self._freed_at)
         except EndpointBusy:
-            if time.monotonic() >= self._freed_at + _REBIND_WITHIN:
-                raise
-            return None
+            raise
         except BaseException:
             self._freed_at = time.monotonic()
             raise
-        self._descriptor = int(socket.get(zmq.FD))
+        if socket is not None:
+            self._complained = False
+            self._descriptor = int(socket.get(zmq.FD))
         return socket
 
     def _may_begin(self, socket: LeanSocket) -> bool:
@@ -298,7 +300,13 @@ class Outlet:
         """Send what is queued. Returns ``False`` if something has to be tried again."""
         while self._queue and self._lent is None and not self._closed and not self._lock.locked():
             with self._lock:
-                if not self._closed and not self._drain():
+                try:
+                    if not self._closed and not self._drain():
+                        return False
+                except OutOfDescriptors as error:  # which others may give back, and nobody would say so
+                    if not self._complained:
+                        self._complained = True
+                        log.warning("%s. %d messages wait for it", error, len(self._queue))
                     return False
         return True
 
@@ -362,14 +370,13 @@ class Outlet:
 
         A socket that is not healthy is closed, and the next message opens another.
         """
-        if self._lent is not lessee:
-            return
-        with self._lock:
-            socket = self._socket
-            if socket is not None and (self._closed or not (socket.reusable() and healthy)):
-                self._close_socket()
-            self._lent = None
-        if self._queue:
+        if self._lent is lessee:
+            with self._lock:
+                socket = self._socket
+                if socket is not None and (self._closed or not (socket.reusable() and healthy)):
+                    self._close_socket()
+                self._lent = None
+        if self._queue:  # also beside a lease that could not begin: who sent meanwhile left it to that one
             self._attendant.nudge(self)
 
     def forsake(self) -> None:

@@ -22,8 +22,9 @@ from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import LeaseLeaked, PoolClosed, PoolTimeout, UnexpectedReply
 from app.pools.pool import Health
+from app.pools.zmq_pool.attempts import PAUSE, Attempt
 from app.pools.zmq_pool.backlog import Frames
-from app.pools.zmq_pool.config import SocketConfig, SocketType
+from app.pools.zmq_pool.config import FOREVER, SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.desks import Desks
@@ -167,6 +168,7 @@ class ZMQPool(ManagedPool):
             NoReply: the request was sent and no reply came in time; the peer may have executed it.
             ConnectionLost: the connection broke meanwhile; ``maybe_executed`` says whether to be careful.
             UnexpectedReply: the reply has more than one frame.
+            OutOfDescriptors: the first of a loop needs a connection, and there was no descriptor for it.
         """
         if not config.multiplexed:
             return await self._request_by_lease(config, body, timeout)
@@ -175,7 +177,7 @@ class ZMQPool(ManagedPool):
         try:
             multiplexer = self._multiplexers[asyncio.get_running_loop()][config]
         except KeyError:
-            multiplexer = self._open_multiplexer(asyncio.get_running_loop(), config)
+            multiplexer, timeout = await self._begin_to_multiplex(asyncio.get_running_loop(), config, timeout)
         number, reply = multiplexer.request(body, timeout)
         try:
             return await reply
@@ -211,6 +213,15 @@ class ZMQPool(ManagedPool):
                 raise UnexpectedReply(config.endpoint)
         return reply.bytes
 
+    async def _begin_to_multiplex(
+        self, loop: asyncio.AbstractEventLoop, config: SocketConfig, timeout: float | None
+    ) -> tuple[Multiplexer, float | None]:
+        """Return the multiplexer of a loop, as soon as there are descriptors for it, and the rest of ``timeout``."""
+        attempt = Attempt(config.label, within=FOREVER if timeout is None else timeout)
+        while (made := attempt.make(lambda: self._open_multiplexer(loop, config))) is None:  # noqa: ASYNC110 - the event is libzmq's
+            await asyncio.sleep(PAUSE)
+        return made, None if timeout is None else max(0.001, timeout - attempt.seconds)
+
     def _open_multiplexer(self, loop: asyncio.AbstractEventLoop, config: SocketConfig) -> Multiplexer:
         _expect(config, SocketType.REQ)
         # All of it under the lock: a stop that begins meanwhile ends what it finds here, and must find everything.
@@ -221,8 +232,10 @@ class ZMQPool(ManagedPool):
             desk = self._open_desk(config)
             desk.watch()
             self._multiplexers.close_those_of_closed_loops()
-            made = Multiplexer(loop, config, lambda: open_dealer(context, config), desk.trouble)
-            self._multiplexers.add(made)
+            made = self._multiplexers.get(loop, {}).get(config)  # by another task, while this one waited
+            if made is None:
+                made = Multiplexer(loop, config, lambda events: open_dealer(context, config, events), desk.trouble)
+                self._multiplexers.add(made)
         return made
 
     def request_many(self, config: SocketConfig, bodies: Iterable[bytes], timeout: float | None = None) -> list[bytes]:

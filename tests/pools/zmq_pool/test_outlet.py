@@ -85,7 +85,7 @@ def test_an_interrupted_push_holds_nobody_up(pool, sink, endpoint, frames):
 def test_an_interrupted_lease_holds_nobody_up(pool, sink, endpoint):
     """A KeyboardInterrupt while the socket is lent, used or taken back leaves it to the next one, once forsaken."""
     config = SocketConfig(SocketType.PUSH, endpoint)
-    outlet = Outlet(config, lambda: open_socket(pool.context, config), attendant)
+    outlet = Outlet(config, lambda _: open_socket(pool.context, config), attendant)
 
     def lease():
         lessee = object()
@@ -269,7 +269,7 @@ def test_what_others_have_queued_outlives_a_push_that_failed(pool, sink, endpoin
     opening, may_fail = threading.Event(), threading.Event()
     failures = iter([EndpointBusy("taken")])
 
-    def open_late():
+    def open_late(_):
         for failure in failures:
             opening.set()
             assert may_fail.wait(10)
@@ -313,7 +313,7 @@ def test_a_bound_endpoint_whose_lease_failed_is_bound_again(pool, sink, free_end
 def test_a_push_after_the_stop_is_refused(pool, endpoint):
     """An outlet that is closed queues nothing more."""
     config = SocketConfig(SocketType.PUSH, endpoint)
-    outlet = Outlet(config, lambda: open_socket(pool.context, config), attendant)
+    outlet = Outlet(config, lambda _: open_socket(pool.context, config), attendant)
     outlet.send((b"before",))
     outlet.close(10)
     with pytest.raises(PoolClosed):
