@@ -70,7 +70,7 @@ def end(multiplexer: Multiplexer, deadline: float) -> list[str]:
         left = multiplexer.busy  # nothing can make progress while this thread waits
         multiplexer.close()
     else:
-        while multiplexer.busy and time.monotonic() < deadline and not loop.is_closed():
+        while multiplexer.busy and time.monotonic() < deadline and loop.is_running():
             time.sleep(_PATIENCE)
         left = multiplexer.busy
         _close_in_its_loop(multiplexer, max(deadline, time.monotonic() + 1.0))
@@ -78,7 +78,7 @@ def end(multiplexer: Multiplexer, deadline: float) -> list[str]:
 
 
 def _close_in_its_loop(multiplexer: Multiplexer, deadline: float) -> None:
-    """Close a multiplexer in the thread that runs its loop, or here if the loop ends before it comes to that."""
+    """Close a multiplexer in the thread that runs its loop, or here if the loop stops before it comes to that."""
     closed = threading.Event()
 
     def close() -> None:
@@ -88,6 +88,6 @@ def _close_in_its_loop(multiplexer: Multiplexer, deadline: float) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed this moment
         multiplexer.loop.call_soon_threadsafe(close)
     while not closed.wait(_PATIENCE) and time.monotonic() < deadline:
-        if multiplexer.loop.is_closed():
+        if not multiplexer.loop.is_running():
             multiplexer.close()
             return

@@ -109,8 +109,8 @@ class ZMQPool(ManagedPool):
         """The process's context, for what the pool does not cover; the pool terminates it when it stops."""
         context = self._context
         if context is None:
-            self._ensure_running()
             with self._lock:
+                self._ensure_running()  # under the lock: a share taken after a stop has begun, it would not give up
                 context = self._context
                 if context is None:
                     context = self._context = shared_context.take()

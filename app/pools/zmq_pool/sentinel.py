@@ -195,6 +195,7 @@ class Sentinels:
         forks.bury(self._all)
         self._lock = threading.Lock()
         self._all, self._users = {}, {}
+        self._dismissed = False  # by a stop that another thread of the parent was at
 
 
 def _key(config: SocketConfig) -> Hashable:

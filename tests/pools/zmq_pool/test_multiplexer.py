@@ -11,12 +11,12 @@ import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, PoolTimeout, UnexpectedReply
+from app.pools.errors import ConnectionLost, LeaseLeaked, NoReply, NotSent, PoolClosed, PoolTimeout, UnexpectedReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
 from app.pools.zmq_pool.multiplexer import WINDOW
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually, eventually_async
 
 
 @pytest.fixture
@@ -474,4 +474,26 @@ def test_a_loop_that_ends_beside_a_stop_leaves_nothing_open(caplog):
         loop.run_forever()
         loop.close()
         stopping.result(20)
+    assert not caplog.records
+
+
+def test_a_loop_that_stops_beside_a_stop_leaves_nothing_open(caplog):
+    """What a loop that does not run any more cannot close is closed by the stop, and its requests fail."""
+    loop = asyncio.new_event_loop()
+    pool = ZMQPool()
+    with echo_process("ROUTER") as server, ThreadPoolExecutor(1) as thread:
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        asking = loop.create_task(pool.request_async(config, b"silence"))
+
+        async def ask():
+            await eventually_async(lambda: pool.closed)
+
+        running = thread.submit(loop.run_until_complete, ask())
+        eventually(lambda: figures(pool, config)["in_flight"] == 1)
+        with pytest.raises(LeaseLeaked, match="1 asyncio requests without their reply"):
+            pool.stop(timeout=1)
+        running.result(20)
+        with pytest.raises(PoolClosed):
+            loop.run_until_complete(asking)
+        loop.close()
     assert not caplog.records

@@ -16,6 +16,7 @@ import zmq
 
 from app.pools.errors import ConnectionLost, NoReply, NotSent
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
+from app.pools.zmq_pool.attendant import Attendant
 from tests.support.children import in_child
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
@@ -204,6 +205,37 @@ def test_a_forked_child_has_sockets_of_its_own():
         assert [b"0", b"0", b"1", b"1", b"2", b"2"] == sorted(answers.get() for _ in range(6))
         assert b"after" == pool.request(config, b"after")
         pool.stop(timeout=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_during_a_stop_starts_its_pool(monkeypatch):
+    """A child forked while another thread of its parent stops the pool can start it, and asks through it."""
+    dismissing, forked = threading.Event(), threading.Event()
+    dismiss = Attendant.dismiss
+
+    def dismiss_late(*args):
+        dismissing.set()
+        assert forked.wait(30)
+        dismiss(*args)
+
+    def ask():
+        monkeypatch.undo()
+        pool.start()
+        for body in (b"one", b"two"):
+            assert body == pool.request(config, body)
+
+    with echo_process() as server, ThreadPoolExecutor(1) as thread:
+        pool = ZMQPool()
+        config = SocketConfig(SocketType.REQ, server.endpoint)
+        assert b"parent" == pool.request(config, b"parent")
+        monkeypatch.setattr(Attendant, "dismiss", dismiss_late)
+        stopping = thread.submit(pool.stop)
+        try:
+            assert dismissing.wait(10)
+            in_child(ask)
+        finally:
+            forked.set()
+        stopping.result(20)
 
 
 def _ask_in_spawned(config, answers):

@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import zmq
 
@@ -13,6 +13,7 @@ from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import LeaseLeaked, NotSent, PoolClosed
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
 from app.pools.zmq_pool.attendant import Attendant
+from app.pools.zmq_pool.context import shared_context
 from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually
 
@@ -92,3 +93,23 @@ def test_a_pool_is_stopped_and_started_under_load():
         assert [] == unexpected
         assert b"after" == pool.request(config, b"after")
         pool.stop(2)
+
+
+def test_a_context_asked_for_beside_a_stop_is_given_up(monkeypatch):
+    """Who asks for the context just before a stop gets it, and the stop gives it up; just after, PoolClosed."""
+    pool = ZMQPool()
+    ensure_running, shares = pool._ensure_running, shared_context._shares
+    with ThreadPoolExecutor(1) as thread:
+        stopping = []
+
+        def and_stop():
+            ensure_running()
+            if not stopping:
+                stopping.append(thread.submit(pool.stop, 0))
+                wait(stopping, 0.5)
+
+        monkeypatch.setattr(pool, "_ensure_running", and_stop)
+        with contextlib.suppress(PoolClosed):
+            assert pool.context
+        stopping[0].result(20)
+    assert shares == shared_context._shares
