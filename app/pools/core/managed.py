@@ -7,7 +7,9 @@ import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Self
 
@@ -133,11 +135,11 @@ class ManagedPool(ABC):
 
     async def start_async(self) -> None:
         """Do what ``start`` does without blocking the event loop."""
-        await asyncio.to_thread(self.start)
+        await _in_a_thread_of_its_own(self.start)
 
     async def stop_async(self, timeout: float = 10.0) -> None:
         """Do what ``stop`` does without blocking the event loop."""
-        await asyncio.to_thread(self.stop, timeout)
+        await _in_a_thread_of_its_own(self.stop, timeout)
 
     def __enter__(self) -> Self:
         self.start()
@@ -188,3 +190,12 @@ class ManagedPool(ABC):
         """Say whether the pool can serve, without sending anything to a peer."""
         reasons = [f"the {self.name} pool is stopped"] if self._closed else []
         return {"healthy": not reasons, "reasons": reasons}
+
+
+async def _in_a_thread_of_its_own(turn: Callable[..., None], *args: float) -> None:
+    """Do what ``asyncio.to_thread`` does, whose threads may all be in the calls that a stop is to end."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="poolwire-turn")
+    try:
+        await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, turn, *args)
+    finally:
+        thread.shutdown(wait=False)

@@ -92,6 +92,26 @@ def test_a_pool_that_is_started_again_is_not_paused():
         assert "done" == use()
 
 
+@pytest.mark.parametrize("kind", [ZMQPool, SQLPool, HTTPPool])
+def test_a_pool_starts_and_stops_beside_calls_that_fill_the_loops_executor(kind):
+    """`start_async` and `stop_async` wait for none of the threads in which others use pools synchronously."""
+    pool, may_end = kind(), threading.Event()
+
+    async def turn():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        using = loop.run_in_executor(None, may_end.wait, 30)
+        try:
+            await asyncio.wait_for(pool.start_async(), 10)
+            await asyncio.wait_for(pool.stop_async(), 10)
+            assert pool.closed
+        finally:
+            may_end.set()
+            assert await using
+
+    asyncio.run(turn())
+
+
 @contextmanager
 def zmq_lease():
     with zmq_use() as (pool, use), replier() as endpoint:
