@@ -274,6 +274,7 @@ class ZMQPool(ManagedPool):
 
         Raises:
             EndpointBusy: the endpoint to bind is taken. The message is not sent later.
+            OutOfDescriptors: there have been none for the socket for a while. The message is not sent later.
             PoolClosed: the pool is stopped.
         """
         known = self._publish  # taken first: what a stop closes meanwhile must not be known to the next start
@@ -290,7 +291,7 @@ class ZMQPool(ManagedPool):
 
         Raises:
             NotSent: the queue stayed full for ``config.send_timeout`` seconds. The message is not sent later.
-            EndpointBusy, PoolClosed: as ``publish``.
+            EndpointBusy, OutOfDescriptors, PoolClosed: as ``publish``.
         """
         known = self._push  # taken first: what a stop closes meanwhile must not be known to the next start
         try:

@@ -10,6 +10,7 @@ import zmq
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import OutOfDescriptors
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, attempts
+from app.pools.zmq_pool.attendant import Attendant
 from tests.support.descriptors import shortage
 from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually
@@ -128,3 +129,23 @@ def test_a_bind_waits_for_descriptors(pool, tmp_path, free):
         with pool.socket(config) as socket:
             assert config.endpoint == socket.last_endpoint.decode()
         later.join()
+
+
+def test_an_attendant_begins_without_descriptors():
+    """Its thread serves those who need it all the same, and ends when nobody does."""
+
+    class Member:
+        served = 0
+
+        def descriptor(self):
+            return None
+
+        def attend(self):
+            self.served += 1
+            return self.served > 2
+
+    attendant, member = Attendant(), Member()
+    with shortage():
+        attendant.nudge(member)
+        eventually(lambda: member.served > 2)
+    eventually(lambda: attendant._thread is None)
