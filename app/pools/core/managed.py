@@ -69,7 +69,7 @@ class ManagedPool(ABC):
         """Drop, in a child process, what the parent opened. A subclass extends this."""
         self._lock = threading.RLock()
         self._turning = threading.RLock()
-        self._running = False
+        self._running = self._stopping = False
 
     # Life
 
