@@ -434,6 +434,39 @@ def test_a_black_hole_ends_a_task_at_its_deadline(frail_server: EmbeddedPostgres
     assert best_of(3, lambda: asyncio.run(overrun()), 0.6) <= 0.6
 
 
+@pytest.mark.parametrize("call", ["execute_many", "copy_rows"])
+def test_a_black_hole_ends_a_tasks_storing_at_its_deadline(
+    frail_server: EmbeddedPostgres, frail: DatabaseConfig, call: str
+) -> None:
+    """A network that falls silent while rows are stored in a transaction keeps the task no longer either."""
+
+    async def overrun() -> float:
+        with Proxy(frail_server.port) as proxy:
+            config = replace(frail, port=proxy.port)
+            pool = SQLPool(SQLPoolSettings(max_connections=2))
+            await pool.execute_query_async(config, "CREATE TABLE IF NOT EXISTS stored (n int)")
+
+            def rows() -> Iterator[tuple[int]]:
+                yield (1,)
+                proxy.swallow()
+                eventually(lambda: proxy.swallowing)
+                yield (2,)
+
+            began = time.monotonic()
+            if call == "execute_many":
+                storing = pool.execute_many_async(config, "INSERT INTO stored VALUES (?)", rows(), timeout=1.0)
+            else:
+                storing = pool.copy_rows_async(config, "stored", ["n"], rows(), timeout=1.0)
+            with pytest.raises(QueryTimeout):
+                await asyncio.wait_for(storing, 5)
+            took = time.monotonic() - began
+            await eventually_async(lambda: total(pool) == 0)
+            await pool.stop_async()
+            return took - 1.0
+
+    assert best_of(3, lambda: asyncio.run(overrun()), 0.6) <= 0.6
+
+
 def test_a_silent_network_is_found_out_before_the_call(
     frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

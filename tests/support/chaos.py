@@ -30,6 +30,11 @@ class Proxy(TCPServer):
         """Be a black hole: accept, and pass nothing on."""
         self._loop.call_soon_threadsafe(self._open.clear)
 
+    @property
+    def swallowing(self) -> bool:
+        """Whether it is a black hole by now."""
+        return not self._open.is_set()
+
     def pass_on(self) -> None:
         """Pass everything on again."""
         self._loop.call_soon_threadsafe(self._open.set)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from operator import attrgetter
 from typing import Any
 
@@ -171,7 +171,7 @@ class AsyncpgDriver:
 
     async def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, pipelined, in one transaction."""
-        async with record.raw.transaction():
+        async with _transaction(record.raw):
             await record.raw.executemany(statement.text, rows)
 
     async def copy_rows(
@@ -186,17 +186,10 @@ class AsyncpgDriver:
     ) -> AsyncGenerator[list[Row], None]:
         """Yield a query's rows in batches, by a cursor on the server."""
         raw = record.raw
-        await raw.execute("BEGIN")
-        # Not asyncpg's transaction(): closed or cancelled, it would await a server that may never answer.
-        try:
+        async with _transaction(raw):
             cursor = await raw.cursor(statement.text, *params)
             while records := await cursor.fetch(batch):
                 yield rows_of(records)
-        except Exception:
-            if raw.is_in_transaction() and not raw.is_closed():
-                await raw.execute("ROLLBACK")
-            raise
-        await raw.execute("COMMIT")
 
     def in_transaction(self, record: Record) -> bool:
         """Say whether a transaction is open, without asking the server."""
@@ -226,6 +219,23 @@ class AsyncpgDriver:
         if record.raw.is_closed() or isinstance(error, OSError):
             return True
         return getattr(error, "sqlstate", None) in _ENDED_STATES
+
+
+@asynccontextmanager
+async def _transaction(raw: Connection) -> AsyncIterator[None]:
+    """Have a transaction around a block; one that is cancelled, or closed, leaves it open.
+
+    Not asyncpg's own ``transaction()``: cancelled, it would await a server that may never answer, and once its BEGIN
+    was cancelled, every later one on that connection would take itself for a savepoint in it.
+    """
+    await raw.execute("BEGIN")
+    try:
+        yield
+    except Exception:
+        if raw.is_in_transaction() and not raw.is_closed():
+            await raw.execute("ROLLBACK")
+        raise
+    await raw.execute("COMMIT")
 
 
 def rows_of(records: Sequence[Any]) -> list[Row]:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import ssl
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,32 @@ async def test_an_error_of_the_callers_rows_is_not_the_connections(
     assert failure.__context__ is None
     assert await pool.execute_query_async(postgres, "SELECT count(*) FROM t") == [(0,)]
     assert await pool.execute_query_async(postgres, "SELECT pg_backend_pid()") == before
+    await pool.stop_async()
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_cancelled_call_leaves_a_connection_that_begins_transactions(
+    postgres: DatabaseConfig, turns: int
+) -> None:
+    """Wherever execute_many was cancelled, also before its BEGIN was answered, the same connection serves the next."""
+    insert = "INSERT INTO t VALUES (?)"
+    pool = SQLPool(SQLPoolSettings(max_connections=1, min_connections=0, checkout_timeout=20))
+    await pool.execute_query_async(postgres, "CREATE TABLE t (a int)")
+    process = await pool.execute_query_async(postgres, "SELECT pg_backend_pid()")
+    for _ in range(5):
+        await pool.execute_query_async(postgres, "TRUNCATE t")
+        task = asyncio.create_task(pool.execute_many_async(postgres, insert, [(1,)]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+        before = len(await pool.execute_query_async(postgres, "SELECT a FROM t"))
+        assert await pool.execute_many_async(postgres, insert, [(2,), (3,)]) == 2
+        async with pool.transaction(postgres) as connection:
+            assert (await connection.execute(text("SELECT count(*) FROM t"))).scalar() == before + 2
+    assert await pool.execute_query_async(postgres, "SELECT pg_backend_pid()") == process
     await pool.stop_async()
 
 
