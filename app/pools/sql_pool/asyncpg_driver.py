@@ -212,6 +212,8 @@ class AsyncpgDriver:
             return False
         await raw.execute(RESET)
         raw.residue = NOTHING
+        # SQLAlchemy prepares a text once, which is when note is taken of it: what was removed may be left again.
+        _forget_prepared(record.dbapi_connection)
         return True
 
     def lost(self, record: Record, error: BaseException) -> bool:
@@ -236,6 +238,13 @@ async def _transaction(raw: Connection) -> AsyncIterator[None]:
             await raw.execute("ROLLBACK")
         raise
     await raw.execute("COMMIT")
+
+
+def _forget_prepared(adapted: Any) -> None:
+    """Have SQLAlchemy prepare anew whatever text leaves something in its session."""
+    prepared = adapted._prepared_statement_cache
+    for text in [text for text in prepared if residue_of(text)]:
+        del prepared[text]
 
 
 def rows_of(records: Sequence[Any]) -> list[Row]:

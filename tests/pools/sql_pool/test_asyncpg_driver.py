@@ -44,6 +44,17 @@ async def test_a_connection_knows_its_transport_and_its_loop(pool: SQLPool, post
     await pool.stop_async()
 
 
+async def test_sqlalchemy_keeps_what_it_has_prepared_by_its_text(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """_prepared_statement_cache of SQLAlchemy's connection has the texts as its keys, and lets them be deleted."""
+    async with pool.connection(postgres) as connection:
+        await connection.execute(text("SELECT 1"))
+        adapted: Any = (await connection.get_raw_connection()).dbapi_connection
+        assert "SELECT 1" in list(adapted._prepared_statement_cache)
+        del adapted._prepared_statement_cache["SELECT 1"]
+        assert "SELECT 1" not in adapted._prepared_statement_cache
+    await pool.stop_async()
+
+
 async def test_an_encrypted_connection_has_its_bare_transport_inside(pool: SQLPool, postgres: DatabaseConfig) -> None:
     """_ssl_protocol leads from the encrypted transport to the one that has the socket."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

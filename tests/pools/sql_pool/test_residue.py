@@ -192,6 +192,17 @@ async def test_a_setting_does_not_cost_a_tasks_connection(single: SQLPool, postg
     assert (await single.execute_query_async(limited, "SHOW statement_timeout"))[0][0] == "30s"
 
 
+@pytest.mark.parametrize("way", ASYNC_WAYS)
+@pytest.mark.parametrize(("left", "asked", "expected"), LEFT, ids=[left.split("(")[0] for left, _, _ in LEFT])
+async def test_what_is_left_again_is_removed_again(
+    single: SQLPool, postgres: DatabaseConfig, way: AsyncWay, left: str, asked: str, expected: object
+) -> None:
+    """The same text leaves nothing to the next task in its second and third lease either, prepared as it is by then."""
+    for _ in range(3):
+        await way(single, postgres, left)
+        assert (await single.execute_query_async(postgres, asked))[0][0] == expected
+
+
 def test_behind_pgbouncer_a_changed_connection_is_closed(single: SQLPool, postgres: DatabaseConfig) -> None:
     """With prepared=False nothing is reset, for the statement might reach another server connection: it is closed."""
     unprepared = replace(postgres, prepared=False)
