@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.pools.errors import (
     ConnectionRefused,
@@ -465,6 +466,85 @@ def test_a_black_hole_ends_a_tasks_storing_at_its_deadline(
             return took - 1.0
 
     assert best_of(3, lambda: asyncio.run(overrun()), 0.6) <= 0.6
+
+
+@pytest.mark.parametrize("kind", ["connection", "transaction", "session"])
+async def test_a_black_hole_does_not_keep_a_task_at_the_end_of_its_lease(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig, kind: str
+) -> None:
+    """A task that is cancelled in its lease ends as cancelled within seconds, although nobody answers its rollback."""
+    with Proxy(frail_server.port) as proxy:
+        config = replace(frail, port=proxy.port)
+        lent = asyncio.Event()
+
+        async def borrow() -> None:
+            async with getattr(pool, kind)(config) as lease:
+                await lease.execute(text("SELECT 1"))
+                proxy.swallow()
+                lent.set()
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(borrow())
+        await asyncio.wait_for(lent.wait(), 20)
+        task.cancel()
+        await asyncio.wait({task}, timeout=8)
+        assert task.cancelled()
+        await eventually_async(lambda: active(pool) == 0)
+        await pool.stop_async(timeout=5)
+
+
+@pytest.mark.parametrize("kind", ["connection", "transaction", "session"])
+def test_a_black_hole_does_not_keep_a_thread_at_the_end_of_its_lease(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig, kind: str
+) -> None:
+    """A lease that fails there ends within seconds with the pool's error, which has the block's own as its context."""
+    with Proxy(frail_server.port) as proxy:
+        config = replace(frail, port=proxy.port)
+
+        def borrow() -> None:
+            with getattr(pool, kind)(config) as lease:
+                lease.execute(text("SELECT 1"))
+                proxy.swallow()
+                eventually(lambda: proxy.swallowing)
+                raise LookupError("the borrower's own")
+
+        with ThreadPoolExecutor(1) as threads:
+            borrowing = threads.submit(borrow)
+            try:
+                with pytest.raises(DatabaseUnavailable) as caught:
+                    borrowing.result(8)
+            finally:
+                proxy.reset_all()  # frees a thread that hangs
+        assert isinstance(caught.value.__cause__, DBAPIError)
+        assert active(pool) == 0
+
+
+@pytest.mark.parametrize("kind", ["connection", "transaction", "session"])
+async def test_a_task_cancelled_twice_gives_its_connection_back_clean(
+    pool: SQLPool, frail: DatabaseConfig, kind: str
+) -> None:
+    """A second cancellation, which meets the end of the lease, costs no connection and leaves no transaction open."""
+    for turns in range(12):
+        lent = asyncio.Event()
+
+        async def borrow(lent: asyncio.Event = lent) -> None:
+            async with getattr(pool, kind)(frail) as lease:
+                await lease.execute(text("SELECT 1"))
+                lent.set()
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(borrow())
+        await asyncio.wait_for(lent.wait(), 20)
+        task.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=20)
+        assert task.cancelled()
+        await eventually_async(lambda: active(pool) == 0)
+    assert pool.get_stats()["pools"][f"{frail.label} (async)"]["discarded"] == 0
+    assert pool.get_stats()["pools"][f"{frail.label} (async)"]["connect_attempts"] <= 2
+    await pool.stop_async()
 
 
 def test_a_silent_network_is_found_out_before_the_call(

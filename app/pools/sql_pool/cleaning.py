@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol
 
 from app.pools.core.bucket import Entry
@@ -70,7 +70,7 @@ class Cleaner:
         open_transaction, residue = driver.in_transaction(record), driver.residue(record)
         if not (open_transaction or residue):
             return True
-        with _limit(record):
+        with limited(record):
             if open_transaction:
                 driver.rollback(record)
             if not residue:
@@ -130,7 +130,22 @@ def commit_each(driver: Cleans, record: Record) -> None:
         record.transactional = False
 
 
-def _limit(record: Record) -> AbstractContextManager[object]:
+def limited(record: Record) -> AbstractContextManager[object]:
+    """Have a connection fail unless a block in which it is cleaned, in this thread, ends in time."""
     if record.probe is None:
         return nullcontext()
     return Cutoff(time.monotonic() + _SECONDS, record.probe.cut)
+
+
+@contextmanager
+def limited_async(record: Record) -> Iterator[None]:
+    """Do what ``limited`` does, in a task."""
+    if record.probe is None:
+        yield
+        return
+    # Not the probe's cut: the descriptor may be another connection's by then.
+    timer = asyncio.get_running_loop().call_later(_SECONDS, record.raw.terminate)
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -41,6 +41,16 @@ def test_a_pool_is_asked_and_given_back_records() -> None:
     assert "_do_return_conn" in inspect.getsource(Pool._return_conn)
 
 
+def test_a_connection_leads_to_its_record() -> None:
+    """What a Connection has from its pool knows its record under the name by which the end of a lease finds it."""
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        record = connection.connection._connection_record  # type: ignore[attr-defined]
+        assert isinstance(record, base._ConnectionRecord)
+        assert record.dbapi_connection is connection.connection.dbapi_connection
+    engine.dispose()
+
+
 def test_a_pool_makes_its_records_by_a_method_of_its_own() -> None:
     """_create_connection() returns a record, and nothing but the pool itself calls it; _dialect is the engine's."""
     assert list(inspect.signature(Pool._create_connection).parameters) == ["self"]
