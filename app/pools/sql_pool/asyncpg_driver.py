@@ -33,6 +33,8 @@ except ImportError as error:
 _PERMANENT_STATES = frozenset({"28P01", "28000", "3D000", "42501"})
 _ENDED_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
 
+_CANCEL_SECONDS = 2.0
+
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection that knows what its statements have left in the session."""
@@ -56,6 +58,15 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
         """Prepare a statement."""
         self._note(query)
         return await super().prepare(query, **options)
+
+    def _clean_tasks(self) -> None:
+        """Give the requests that end a statement some time, although the connection is closed.
+
+        asyncpg would cancel them at once. One that is just connecting complains of that to the event loop, and the
+        statement goes on at the server.
+        """
+        for request in self._cancellations:
+            self._loop.call_later(_CANCEL_SECONDS, request.cancel)
 
     def _note(self, query: str) -> None:
         residue = residue_of(query)

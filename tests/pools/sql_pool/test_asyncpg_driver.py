@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 from sqlalchemy import text
@@ -42,6 +44,14 @@ async def test_a_connection_knows_its_transport_and_its_loop(pool: SQLPool, post
         assert transport.get_extra_info("socket").fileno() == transport._sock.fileno()
         assert raw._loop is asyncio.get_running_loop()
     await pool.stop_async()
+
+
+def test_a_connection_has_its_requests_to_cancel_and_cleans_them_up_when_it_closes() -> None:
+    """_cancellations has the tasks that send them, and _cleanup() calls _clean_tasks(), which is the driver's own."""
+    assert "self._cancellations.add(self._loop.create_task(" in inspect.getsource(
+        asyncpg.Connection._cancel_current_command
+    )
+    assert "self._clean_tasks()" in inspect.getsource(asyncpg.Connection._cleanup)
 
 
 async def test_sqlalchemy_keeps_what_it_has_prepared_by_its_text(pool: SQLPool, postgres: DatabaseConfig) -> None:
