@@ -23,6 +23,8 @@ class Proxy(TCPServer):
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(port)
         self._tls = tls
+        self.certified: list[bool] = []
+        """Of each client with TLS, whether it has shown a certificate."""
         self._open = asyncio.Event()  # bytes pass; cleared, they vanish, and nobody is told
         self._open.set()
 
@@ -70,6 +72,7 @@ class Proxy(TCPServer):
         await writer.drain()
         assert self._tls is not None
         await writer.start_tls(self._tls)
+        self.certified.append(bool(writer.get_extra_info("peercert")))
         return b""
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

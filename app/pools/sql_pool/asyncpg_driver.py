@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from operator import attrgetter
 from typing import Any
+from urllib.parse import urlencode
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -117,6 +118,7 @@ class AsyncpgDriver:
             server_settings["statement_timeout"] = str(config.statement_milliseconds)
         options: dict[str, Any] = {} if config.prepared else {"statement_cache_size": 0}
         return await asyncpg.connect(
+            dsn=certificate_of(config),
             host=config.host,
             port=config.port,
             user=config.username,
@@ -271,8 +273,21 @@ def tls_of(config: DatabaseConfig) -> Any:
         return False
     if config.sslmode in ("disable", "allow", "prefer"):
         root_certificate(config)  # raises, as psycopg's does, although neither mode checks the server's
+        if certificate_of(config) is not None:
+            tls_context(config)  # raises, too
         return config.sslmode
     return tls_context(config)
+
+
+def certificate_of(config: DatabaseConfig) -> str | None:
+    """Return the URL by which asyncpg takes a client's certificate in the modes that go without TLS if need be.
+
+    Given a context, it would insist on TLS.
+    """
+    if config.sslcert is None or is_socket(config) or config.sslmode not in ("allow", "prefer"):
+        return None
+    files = {"sslcert": config.sslcert} | ({} if config.sslkey is None else {"sslkey": config.sslkey})
+    return f"postgresql://?{urlencode(files)}"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

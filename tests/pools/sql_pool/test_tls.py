@@ -14,7 +14,7 @@ import pytest
 
 import tests.support
 from app.pools.errors import ConnectionRefused
-from app.pools.sql_pool import DatabaseConfig, SQLPool
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from tests.support.chaos import Proxy
 
 TLS = Path(tests.support.__file__).parent / "tls"
@@ -144,4 +144,47 @@ async def test_another_host_name_is_refused(
         await pool.execute_query_async(config, "SELECT 1")
     assert pool.execute_query(replace(config, sslmode="verify-ca"), "SELECT 1") == [(1,)]
     assert await pool.execute_query_async(replace(config, sslmode="verify-ca"), "SELECT 1") == [(1,)]
+    await pool.stop_async()
+
+
+@pytest.mark.parametrize("sslmode", ["prefer", "require"])
+async def test_a_clients_certificate_is_shown(
+    pool: SQLPool, postgres: DatabaseConfig, tmp_path: Path, sslmode: str
+) -> None:
+    """Both drivers show sslcert to a server that asks for one, also in the mode that would do without TLS."""
+    mine = tmp_path / "client's 100%.pem"
+    shutil.copy(TLS / "client.pem", mine)
+    mine.chmod(0o600)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.pem")
+    context.load_verify_locations(TLS / "ca.pem")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    assert postgres.port is not None
+    with Proxy(postgres.port, context) as proxy:
+        config = replace(
+            postgres,
+            host="localhost",
+            port=proxy.port,
+            sslmode=sslmode,
+            sslcert=str(mine),
+            sslkey=str(mine),  # type: ignore[arg-type]
+        )
+        assert pool.execute_query(config, "SELECT 1") == [(1,)]
+        await pool.stop_async()
+        assert proxy.certified
+        assert all(proxy.certified)
+        proxy.certified.clear()
+
+        with SQLPool(SQLPoolSettings(max_connections=1)) as other:
+            assert await other.execute_query_async(config, "SELECT 1") == [(1,)]
+            assert proxy.certified == [True]
+            await other.stop_async()
+
+
+async def test_a_clients_certificate_does_not_force_tls(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """With sslmode=prefer a server without TLS is used in the clear, although there is a certificate."""
+    certificate = str(TLS / "client.pem")
+    config = replace(postgres, sslmode="prefer", sslcert=certificate, sslkey=certificate)
+
+    assert await pool.execute_query_async(config, "SELECT 1") == [(1,)]
     await pool.stop_async()
