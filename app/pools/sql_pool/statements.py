@@ -38,6 +38,11 @@ _WORD = re.compile(r"[A-Za-z]+")
 _STORED_PRAGMA = re.compile(
     r"PRAGMA\s+(?:[^\s=(;]+\s*\.\s*)?(?:user_version|application_id|schema_version)\s*[=(]", re.I
 )
+# Past what is quoted, in which it means nothing.
+_COPY = re.compile(
+    r"""COPY\b(?:[^'";]|'[^']*'|"[^"]*")*?\b(?:FROM\s+STDIN|TO\s+STDOUT)\b""",
+    re.IGNORECASE,
+)
 _QUERIES = frozenset({"SELECT", "VALUES", "TABLE", "WITH"})
 _CHANGES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
 
@@ -81,8 +86,8 @@ class Statement:
     shape: tuple[object, type[Row]] = (None, Row)
     """How a driver described the columns of its last result, and the class of those rows."""
 
-    def bind(self, params: Parameters) -> Sequence[Any]:
-        """Return the parameters in the order of the placeholders.
+    def bind(self, params: Parameters | None) -> Sequence[Any]:
+        """Return the parameters in the order of the placeholders; ``None`` is the same as none at all.
 
         Raises:
             KeyError: a named placeholder has no value.
@@ -102,7 +107,7 @@ class Statement:
             )
         if isinstance(params, str | bytes):
             raise TypeError(f"parameters are a sequence or a mapping; for one value write ({params!r},)")
-        return params
+        return () if params is None else params
 
 
 class Bound:
@@ -141,8 +146,11 @@ def prepare(sql: str, style: Style) -> Statement:
     elsewhere is a literal question mark.
 
     Raises:
-        ValueError: the text mixes both kinds of placeholders, or has SQLite's numbered ones for another database.
+        ValueError: the text mixes both kinds of placeholders, has SQLite's numbered ones for another database, or
+            copies from or to the client.
     """
+    if style != "qmark" and _COPY.match(sql, _first_word(sql)[1]):
+        raise ValueError("COPY from or to the client is no statement to execute; use copy_rows() to store rows")
     pieces = list(_pieces(sql, style))
     names = tuple(text for kind, text in pieces if kind == "name")
     placeholders = [kind for kind, _ in pieces if kind in ("name", "positional")]

@@ -551,3 +551,28 @@ def test_a_large_result_is_not_kept(pool: SQLPool, postgres: DatabaseConfig) -> 
     pool.execute_query(postgres, "SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
     (entry,) = pool._sync(postgres).bucket._entries
     assert entry.resource.cursor is None
+
+
+@pytest.mark.parametrize("sql", ["COPY t FROM STDIN", "-- all\ncopy t (a) to  stdout (FORMAT csv)"])
+async def test_a_copy_that_nobody_would_feed_or_read_is_refused(
+    pool: SQLPool, postgres: DatabaseConfig, sql: str
+) -> None:
+    """COPY from or to the client fails at once, names what to use, and costs no connection."""
+    pool.execute_query(postgres, "CREATE TABLE t (a int)")
+
+    with pytest.raises(ValueError, match=r"use copy_rows\(\)"):
+        pool.execute_query(postgres, sql)
+    with pytest.raises(ValueError, match=r"use copy_rows\(\)"):
+        await asyncio.wait_for(pool.execute_query_async(postgres, sql), 20)
+    assert await pool.execute_query_async(postgres, "SELECT a FROM t") == []
+    await pool.stop_async()
+
+
+async def test_none_is_no_parameters(pool: SQLPool, database: DatabaseConfig) -> None:
+    """With None in place of the parameters a text without placeholders is executed, for threads and tasks."""
+    assert pool.execute_query(database, "SELECT 1", None) == [(1,)]  # type: ignore[arg-type]
+    assert await pool.execute_query_async(database, "SELECT 1", None) == [(1,)]  # type: ignore[arg-type]
+    assert list(pool.stream(database, "SELECT 1", None)) == [(1,)]  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="pass a mapping"):
+        pool.execute_query(database, "SELECT :a", None)  # type: ignore[arg-type]
+    await pool.stop_async()

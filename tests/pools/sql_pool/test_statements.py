@@ -139,3 +139,11 @@ def test_names_are_quoted_in_their_parts() -> None:
     assert quoted('audit.ev"ents') == '"audit"."ev""ents"'
     with pytest.raises(ValueError, match="no name"):
         quoted("")
+
+
+@pytest.mark.parametrize(
+    "sql", ["COPY t FROM '/tmp/from stdin'", "COPY (SELECT 'to stdout') TO PROGRAM 'cat'", "SELECT 'COPY t FROM STDIN'"]
+)
+def test_a_copy_on_the_server_is_left_alone(sql: str) -> None:
+    """What only has the words of a COPY from or to the client in its quotes is a statement as any other."""
+    assert prepare(sql, "numeric").text == sql
