@@ -1,6 +1,7 @@
 """Tasks on SQLite: what one of them does, or gives up, does not hold up the others."""
 
 import asyncio
+import gc
 import inspect
 import time
 from contextlib import suppress
@@ -179,3 +180,30 @@ def test_aiosqlite_executes_in_its_threads_order() -> None:
     made = aiosqlite.Connection(lambda: None, 64)  # type: ignore[arg-type, return-value]
     assert made._connection is None
     assert made._thread.daemon is False
+
+
+async def test_tasks_cancelled_twice_leave_no_complaint(file: DatabaseConfig) -> None:
+    """A second cancellation, which meets the closing of the connection, leaves no task that nobody ever ends."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with SQLPool(SQLPoolSettings(max_connections=4, checkout_timeout=20)) as pool:
+
+        async def work() -> None:
+            async with pool.transaction(file, readonly=True) as connection:
+                executing.set()
+                await connection.execute(text(ENDLESS))
+
+        for turns in range(24):
+            executing = asyncio.Event()
+            task = asyncio.create_task(work())
+            await executing.wait()
+            for again in range(2):
+                for _ in range(turns // (5 if again else 1) % 6):
+                    await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.wait({task}, timeout=20)
+            assert task.cancelled()
+        await eventually_async(lambda: active(pool) == 0)
+    del task
+    gc.collect()  # what is dropped unfinished complains now
+    assert complaints == []

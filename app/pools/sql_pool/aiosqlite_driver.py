@@ -38,6 +38,11 @@ class Connection(aiosqlite.Connection):
                 self._give_up()
             raise
 
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Stop the thread, once: it would not answer a second time, and whoever awaits that would wait for ever."""
+        stopped: asyncio.Future[Any] | None = super().stop() if self._running else None
+        return stopped
+
     def _give_up(self) -> None:
         connection = self._connection
         if isinstance(connection, sqlite.Connection):
