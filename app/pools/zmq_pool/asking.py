@@ -22,12 +22,15 @@ from app.pools.zmq_pool.backend import (
 )
 from app.pools.zmq_pool.busy_poll import BusyPoll
 from app.pools.zmq_pool.config import SocketConfig
-from app.pools.zmq_pool.trace import ALONE_AT, MORE_IN, RECEIVED, SENT
+from app.pools.zmq_pool.trace import ALONE_AT, MORE_IN, MORE_OUT, RECEIVED, SENT
 from app.pools.zmq_pool.watchful import WatchfulSocket
 
 
 class RequestSocket(WatchfulSocket):
     """A REQ: spoiled by a request without its reply, which the next lessee would be handed.
+
+    That it was sent is noted before the send, and that the reply came after the receive: whatever an interrupt breaks
+    off, the socket counts as spoiled.
 
     The calls that most requests consist of are written out, because on a local socket each call inside another one
     shows.
@@ -59,6 +62,7 @@ class RequestSocket(WatchfulSocket):
         if flags or draft or trace[0] & ~RECEIVED:
             return super().send(data, flags, copy, track, **draft)
         sent = None
+        trace[0] = SENT
         if (
             trace[ALONE_AT]
             or track
@@ -68,9 +72,8 @@ class RequestSocket(WatchfulSocket):
         ):
             try:
                 sent = raw_send(self, data, 0, copy, track)
-            except zmq.Again:
-                raise self.not_sent() from None
-        trace[0] = SENT
+            except zmq.ZMQError as error:
+                raise self._unsent(0, 0, error) from None
         return sent
 
     def send_string(self, u: str, flags: int = 0, copy: bool = True, encoding: str = "utf-8", **draft: Any) -> Any:
@@ -79,6 +82,7 @@ class RequestSocket(WatchfulSocket):
         if flags or draft or trace[0] & ~RECEIVED or u.__class__ is not str:
             return super().send_string(u, flags, copy, encoding, **draft)
         data = u.encode(encoding)
+        trace[0] = SENT
         if (
             trace[ALONE_AT]
             or (length := len(data)) > SMALL
@@ -86,9 +90,8 @@ class RequestSocket(WatchfulSocket):
         ):
             try:
                 raw_send(self, data, 0, copy, False)
-            except zmq.Again:
-                raise self.not_sent() from None
-        trace[0] = SENT
+            except zmq.ZMQError as error:
+                raise self._unsent(0, 0, error) from None
         return None
 
     def send_multipart(
@@ -101,12 +104,15 @@ class RequestSocket(WatchfulSocket):
             plain = plain and part.__class__ is bytes
         if not plain:
             return super().send_multipart(msg_parts, flags, copy, track, **draft)
+        so_far = 0
+        trace[0] = SENT | MORE_OUT
         try:
             for part in msg_parts[:-1]:
                 raw_send(self, part, SNDMORE, copy, False)
+                so_far = SENT | MORE_OUT
             raw_send(self, msg_parts[-1], 0, copy, False)
-        except zmq.Again:
-            raise self.not_sent() from None
+        except zmq.ZMQError as error:
+            raise self._unsent(so_far, 0, error) from None
         trace[0] = SENT
         return None
 
@@ -121,8 +127,8 @@ class RequestSocket(WatchfulSocket):
             return super().recv(flags, copy, track)
         try:
             frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
-        except zmq.Again as again:
-            frame = self._receive_late(0, again, False, False)
+        except zmq.ZMQError as error:
+            frame = self._receive_late(SENT, 0, error, False)
         trace[0] = RECEIVED | MORE_IN if frame.more else RECEIVED
         return frame.bytes
 
@@ -133,8 +139,8 @@ class RequestSocket(WatchfulSocket):
             return super().recv_string(flags, encoding)
         try:
             frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
-        except zmq.Again as again:
-            frame = self._receive_late(0, again, False, False)
+        except zmq.ZMQError as error:
+            frame = self._receive_late(SENT, 0, error, False)
         trace[0] = RECEIVED | MORE_IN if frame.more else RECEIVED
         text: str = frame.bytes.decode(encoding)
         return text
@@ -146,8 +152,8 @@ class RequestSocket(WatchfulSocket):
             return super().recv_multipart(flags, copy, track)
         try:
             frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
-        except zmq.Again as again:
-            frame = self._receive_late(0, again, False, False)
+        except zmq.ZMQError as error:
+            frame = self._receive_late(SENT, 0, error, False)
         frames = [frame.bytes]
         while frame.more:
             frame = raw_recv(self, 0, False, False)
@@ -181,17 +187,27 @@ class DealerSocket(WatchfulSocket):
 
     def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
         """Send one frame, and count the message it completes."""
-        sent = super().send(data, flags, copy, track, **draft)
-        self._trace[1] += not flags & SNDMORE
-        return sent
+        trace = self._trace
+        one = not flags & SNDMORE
+        trace[1] += one
+        try:
+            return super().send(data, flags, copy, track, **draft)
+        except zmq.ZMQError:
+            trace[1] -= one
+            raise
 
     def send_multipart(
         self, msg_parts: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False, **draft: Any
     ) -> Any:
         """Send a message of several frames, and count it."""
-        sent = super().send_multipart(msg_parts, flags, copy, track, **draft)
-        self._trace[1] += not draft and not flags & SNDMORE
-        return sent
+        trace = self._trace
+        one = not draft and not flags & SNDMORE  # drafts are counted as their frames are sent
+        trace[1] += one
+        try:
+            return super().send_multipart(msg_parts, flags, copy, track, **draft)
+        except zmq.ZMQError:
+            trace[1] -= one
+            raise
 
     def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
         """Receive one frame, and count the message it completes."""

@@ -23,6 +23,7 @@ NOBLOCK_SNDMORE = NOBLOCK | SNDMORE
 RCVMORE = int(zmq.RCVMORE)
 EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
+POLLOUT = int(zmq.POLLOUT)
 
 
 class _Sizes(dict[int, ctypes.c_size_t]):

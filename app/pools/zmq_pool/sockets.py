@@ -4,6 +4,9 @@ pyzmq's Python layer costs more than libzmq's work on a small message, so the us
 compiled base class. On the way each socket notes what a lessee leaves behind, which is cheaper than asking
 libzmq at the end: ``EVENTS`` and ``RCVMORE`` cost twice as much as a send. A frame that is received knows for
 less whether more follow.
+
+A signal's handler may raise when libzmq has done what it was told, and before the call is back. So the worst that a
+call may leave behind is noted before it and settled after it; only if something was in between, libzmq is asked.
 """
 
 from __future__ import annotations
@@ -16,7 +19,17 @@ from typing import Any, TypeVar
 
 import zmq
 
-from app.pools.zmq_pool.backend import NOBLOCK, RCVMORE, SNDMORE, raw_get, raw_recv, raw_send, raw_set
+from app.pools.zmq_pool.backend import (
+    EVENTS,
+    NOBLOCK,
+    POLLOUT,
+    RCVMORE,
+    SNDMORE,
+    raw_get,
+    raw_recv,
+    raw_send,
+    raw_set,
+)
 from app.pools.zmq_pool.config import ASKING, SocketConfig, milliseconds
 from app.pools.zmq_pool.timeouts import ReplyTimedOut, SendTimedOut
 from app.pools.zmq_pool.trace import CHANGED, MORE_IN, MORE_OUT, RECEIVED, RETIMED, SENT
@@ -40,6 +53,8 @@ class LeanSocket(zmq.Socket[bytes]):
     _pid: int = 0
     _spoiled = MORE_OUT | MORE_IN | CHANGED
     """What makes a socket of this type unfit for the next lessee."""
+    _reading = MORE_IN
+    """What a receive may leave behind if an interrupt ends it."""
 
     def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
         super().__init__(context, kind)
@@ -56,20 +71,26 @@ class LeanSocket(zmq.Socket[bytes]):
         """Say whether the lessee left the socket as it was given, and make it as new."""
         trace = self._trace
         state, trace[0] = trace[0], 0
-        if state & self._spoiled:
-            return False
-        if state & RETIMED:
-            try:
-                self._restore_time_limits()
-            except zmq.ZMQError:  # the context was terminated: the lease outlived its pool
+        try:
+            if state & self._spoiled and self._is_spoiled(state):
                 return False
+            if state & RETIMED:
+                self._restore_time_limits()
+        except zmq.ZMQError:  # closed, or the context was terminated: the lease outlived its pool
+            return False
         return True
+
+    def _is_spoiled(self, state: int) -> bool:
+        """Say whether the socket is unfit. An interrupted receive may have left no frames: libzmq knows."""
+        if state & MORE_IN and not raw_get(self, RCVMORE):
+            state &= ~MORE_IN
+        return bool(state & self._spoiled)
 
     def settle_timeouts(self, send: float, receive: float) -> None:
         """Set both time limits, in seconds, until the end of the lease."""
+        self._trace[0] |= RETIMED
         raw_set(self, zmq.SNDTIMEO, milliseconds(send))
         raw_set(self, zmq.RCVTIMEO, milliseconds(receive))
-        self._trace[0] |= RETIMED
 
     def _restore_time_limits(self) -> None:
         limits = self.config.libzmq_options()
@@ -83,16 +104,18 @@ class LeanSocket(zmq.Socket[bytes]):
         if draft:
             self._trace[0] |= CHANGED
             return super().send(data, flags, copy, track, **draft)
+        if data.__class__ is not bytes:
+            _check_frame(data)
         flags = int(flags)
+        trace = self._trace
+        before = trace[0]
+        trace[0] = before | (MORE_OUT if flags & SNDMORE else SENT)
         try:
             sent = raw_send(self, data, flags, copy, track)
-        except zmq.Again as again:
-            raise self.not_sent(flags, again) from None
-        trace = self._trace
-        if flags & SNDMORE:
-            trace[0] |= MORE_OUT
-        else:
-            trace[0] = trace[0] & ~(RECEIVED | MORE_OUT) | SENT
+        except zmq.ZMQError as error:
+            raise self._unsent(before, flags, error) from None
+        if not flags & SNDMORE:
+            trace[0] = before & ~(RECEIVED | MORE_OUT) | SENT
         return sent
 
     def send_multipart(
@@ -105,17 +128,18 @@ class LeanSocket(zmq.Socket[bytes]):
             if part.__class__ is not bytes:
                 _check_frame(part)  # now, because half a message would spoil the socket
         flags = int(flags)
+        trace = self._trace
+        before = so_far = trace[0]
+        trace[0] = before | (SENT | MORE_OUT if len(msg_parts) > 1 or flags & SNDMORE else SENT)
         try:
             for part in msg_parts[:-1]:
                 raw_send(self, part, flags | SNDMORE, copy, track)
+                so_far = trace[0]  # whoever loses the connection now has begun a message
             sent = raw_send(self, msg_parts[-1], flags, copy, track)
-        except zmq.Again as again:
-            raise self.not_sent(flags, again) from None
-        trace = self._trace
-        if flags & SNDMORE:
-            trace[0] |= MORE_OUT
-        else:
-            trace[0] = trace[0] & ~(RECEIVED | MORE_OUT) | SENT
+        except zmq.ZMQError as error:
+            raise self._unsent(so_far, flags, error) from None
+        if not flags & SNDMORE:
+            trace[0] = before & ~(RECEIVED | MORE_OUT) | SENT
         return sent
 
     def send_string(self, u: str, flags: int = 0, copy: bool = True, encoding: str = "utf-8", **draft: Any) -> Any:
@@ -123,6 +147,11 @@ class LeanSocket(zmq.Socket[bytes]):
         if not isinstance(u, str):
             raise TypeError("str objects only")
         return self.send(u.encode(encoding), flags, copy, **draft)
+
+    def _unsent(self, before: int, flags: int, error: zmq.ZMQError) -> Exception:
+        """Take note that a send did nothing; if it was out of turn, another was. Returns what it is to raise."""
+        self._trace[0] = before | SENT if error.errno == zmq.EFSM else before
+        return self.not_sent(flags, error) if isinstance(error, zmq.Again) else error
 
     def not_sent(self, flags: int = 0, again: zmq.Again | None = None) -> Exception:
         """Return the error for a send that could not be done in time; ``again`` if it was not to wait at all."""
@@ -137,30 +166,35 @@ class LeanSocket(zmq.Socket[bytes]):
 
     def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
         """Receive one frame, as ``zmq.Socket.recv`` does."""
-        try:
-            frame = raw_recv(self, int(flags), False, track)
-        except zmq.Again as again:
-            frame = self._receive_late(int(flags), again, False, track)
+        flags = int(flags)
         trace = self._trace
+        before = trace[0]
+        trace[0] = before | self._reading
+        try:
+            frame = raw_recv(self, flags, False, track)
+        except zmq.ZMQError as error:
+            frame = self._receive_late(before, flags, error, track)
         if frame.more:
-            trace[0] = trace[0] & ~SENT | (RECEIVED | MORE_IN)
+            trace[0] = before & ~SENT | (RECEIVED | MORE_IN)
         else:
-            trace[0] = trace[0] & ~(SENT | MORE_IN) | RECEIVED
+            trace[0] = before & ~(SENT | MORE_IN) | RECEIVED
         return frame.bytes if copy else frame
 
     def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
         """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
         flags = int(flags)
+        trace = self._trace
+        before = trace[0]
+        trace[0] = before | self._reading
         try:
             frame = raw_recv(self, flags, False, track)
-        except zmq.Again as again:
-            frame = self._receive_late(flags, again, False, track)
+        except zmq.ZMQError as error:
+            frame = self._receive_late(before, flags, error, track)
         frames = [frame.bytes if copy else frame]
         while frame.more:
             frame = raw_recv(self, flags, False, track)
             frames.append(frame.bytes if copy else frame)
-        trace = self._trace
-        trace[0] = trace[0] & ~(SENT | MORE_IN) | RECEIVED
+        trace[0] = before & ~(SENT | MORE_IN) | RECEIVED
         return frames
 
     def recv_string(self, flags: int = 0, encoding: str = "utf-8") -> str:
@@ -171,13 +205,15 @@ class LeanSocket(zmq.Socket[bytes]):
     def recv_into(self, buffer: Any, /, *, nbytes: int = 0, flags: int = 0) -> int:
         """Receive one frame into a buffer, as ``zmq.Socket.recv_into`` does."""
         receive = partial(super().recv_into, buffer, nbytes=nbytes, flags=flags)
+        trace = self._trace
+        before = trace[0]
+        trace[0] = before | self._reading
         try:
             size: int = receive()
-        except zmq.Again as again:
-            size = self._try_longer(int(flags), again, receive)
-        trace = self._trace
+        except zmq.ZMQError as error:
+            size = self._do_late(before, int(flags), error, receive)
         more = MORE_IN if raw_get(self, RCVMORE) else 0
-        trace[0] = trace[0] & ~(SENT | MORE_IN) | RECEIVED | more
+        trace[0] = before & ~(SENT | MORE_IN) | RECEIVED | more
         return size
 
     def unread(self) -> int:
@@ -190,9 +226,19 @@ class LeanSocket(zmq.Socket[bytes]):
                 count += 1
         return count
 
-    def _receive_late(self, flags: int, again: zmq.Again, copy: bool, track: bool) -> Any:
-        """Receive what did not come within libzmq's time limit, or raise."""
-        return self._try_longer(flags, again, lambda: raw_recv(self, flags, copy, track))
+    def _receive_late(self, before: int, flags: int, error: zmq.ZMQError, track: bool) -> Any:
+        """Receive a frame that did not come within libzmq's time limit; or raise, with ``before`` noted."""
+        return self._do_late(before, flags, error, lambda: raw_recv(self, flags, False, track))
+
+    def _do_late(self, before: int, flags: int, error: zmq.ZMQError, receive: Callable[[], R]) -> R:
+        try:
+            if isinstance(error, zmq.Again):
+                return self._try_longer(flags, error, receive)
+            raise error
+        except zmq.ZMQError as final:
+            if final.errno != zmq.EFSM:  # out of turn: what is noted is asked for at the end of the lease
+                self._trace[0] = before
+            raise
 
     def _try_longer(self, flags: int, again: zmq.Again, receive: Callable[[], R]) -> R:
         """Do ``receive``, which came to nothing within libzmq's time limit, until the socket's own; or raise."""
@@ -257,6 +303,12 @@ class ReplySocket(LeanSocket):
     """A REP: spoiled by a request without its reply, which would keep it from receiving another."""
 
     _spoiled = LeanSocket._spoiled | RECEIVED
+    _reading = LeanSocket._reading | RECEIVED
+
+    def _is_spoiled(self, state: int) -> bool:
+        if state & RECEIVED and not raw_get(self, EVENTS) & POLLOUT:  # it is no reply's turn
+            state &= ~RECEIVED
+        return super()._is_spoiled(state)
 
 
 def _check_frame(part: object) -> None:

@@ -54,9 +54,9 @@ class WatchfulSocket(LeanSocket):
         if not self._patience:
             super().settle_timeouts(send, receive)
             return
+        self._trace[0] |= RETIMED
         raw_set(self, _SNDTIMEO, milliseconds(send))
         self._wait_at_most(receive)
-        self._trace[0] |= RETIMED
 
     def _restore_time_limits(self) -> None:
         super()._restore_time_limits()
