@@ -16,6 +16,7 @@ from app.pools.zmq_pool.backend import raw_set
 from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.endpoints import check_folder
+from app.pools.zmq_pool.options import Options, OptionValue
 from app.pools.zmq_pool.owner import owner_checked
 from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
 from app.pools.zmq_pool.watchful import WatchfulSocket
@@ -25,6 +26,7 @@ _CLASSES: dict[SocketType, type[LeanSocket]] = {
     SocketType.REP: ReplySocket,
     SocketType.DEALER: DealerSocket,
 }
+_FOR_REQS = frozenset({"CONNECT_ROUTING_ID", "REQ_CORRELATE", "REQ_RELAXED", "ROUTING_ID"})
 _PLAIN: list[type[LeanSocket]] = [LeanSocket, *_CLASSES.values()]
 _OWNER_CHECKED = {made: owner_checked(made) for made in _PLAIN}
 
@@ -63,14 +65,23 @@ def open_dealer(
     context: zmq.Context[Any], config: SocketConfig, events: int
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """Return a DEALER set up and connected as the REQ of ``config`` would be, and a monitor of its ``events``."""
+    config = replace(config, options=options_beside(config))
     return _open_monitored(context, zmq.DEALER, config, events)
+
+
+def options_beside(config: SocketConfig) -> dict[str | int, OptionValue]:
+    """Return the options for a DEALER that is connected beside the REQs of ``config``.
+
+    To a ROUTER a name is one connection's, which is the one of a REQ; and some options are for REQs alone.
+    """
+    return {name: value for name, value in Options(config.options).items() if name not in _FOR_REQS}
 
 
 def open_idle(
     context: zmq.Context[Any], config: SocketConfig, events: int
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """Return a socket connected like those of ``config`` that nobody is to use, and a monitor of its ``events``."""
-    config = replace(config, topics=())  # or a SUB would be sent messages, and hold up those who send them
+    assert not config.topics  # or a SUB would be sent messages, and hold up those who send them
     return _open_monitored(context, config.socket_type.value, config, events)
 
 

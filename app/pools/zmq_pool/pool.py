@@ -32,7 +32,7 @@ from app.pools.zmq_pool.gate import Gate
 from app.pools.zmq_pool.leases import Lease, OutletLease, SharedLease
 from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.multiplexers import Multiplexers, end
-from app.pools.zmq_pool.opening import open_dealer
+from app.pools.zmq_pool.opening import open_dealer, options_beside
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.pipeline import pipeline
 from app.pools.zmq_pool.sentinel import Sentinels
@@ -259,7 +259,8 @@ class ZMQPool(ManagedPool):
         if not config.multiplexed:
             return [self.request(config, body, timeout) for body in bodies]
         _expect(config, SocketType.REQ)
-        with self.socket(replace(config, socket_type=SocketType.DEALER), timeout) as socket:
+        dealing = replace(config, socket_type=SocketType.DEALER, options=options_beside(config))
+        with self.socket(dealing, timeout) as socket:
             return pipeline(socket, bodies, timeout)
 
     # Publishing

@@ -12,9 +12,7 @@ import errno
 import os
 import struct
 import threading
-import time
-from collections.abc import Callable, Hashable
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import zmq
@@ -24,12 +22,28 @@ from app.pools.errors import PoolClosed
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import HEARTBEAT, SocketConfig, SocketType
 from app.pools.zmq_pool.opening import open_idle
+from app.pools.zmq_pool.options import Options, OptionValue
 
 _WATCHED_AS = {kind: kind for kind in (SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH)}
 _WATCHED_AS[SocketType.DEALER] = SocketType.REQ
 
-# What says who connects, and by which way.
-_IDENTITY = ("CURVE_", "GSSAPI_", "PLAIN_", "SOCKS_")
+# What says who connects, and by which way, and how it is found out that nobody is there. Nothing else: with its
+# ROUTING_ID a ROUTER would take a sentinel for the socket that is to be answered.
+_WATCHED_WITH = (
+    "BINDTODEVICE",
+    "CONNECT_TIMEOUT",
+    "CURVE_",
+    "GSSAPI_",
+    "HANDSHAKE_IVL",
+    "HEARTBEAT_",
+    "IPV",
+    "PLAIN_",
+    "RECONNECT_",
+    "SOCKS_",
+    "TCP_",
+    "TOS",
+    "ZAP_DOMAIN",
+)
 
 _FAILED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed; with CURVE, the server's key may be another one",
@@ -50,26 +64,25 @@ _WATCHED = int(
 class Sentinel:
     """Watches one endpoint. The attendant serves it.
 
+    Args:
+        context: the context to open sockets on.
+        config: one that ``_watching`` returns.
+        stands_in: whether its type is not that of the sockets for whose sake the endpoint is watched.
+
     Attributes:
         up: whether the endpoint is connected; ``None`` until the first attempt has ended.
         last_error: why it is not, or was not the last time.
         reconnects: how often the connection came back.
     """
 
-    def __init__(self, context: zmq.Context[Any], config: SocketConfig) -> None:
-        kind = _WATCHED_AS[config.socket_type]
-        self._stands_in = kind is not config.socket_type
-        self.config = config
+    def __init__(self, context: zmq.Context[Any], config: SocketConfig, *, stands_in: bool) -> None:
+        self._stands_in = stands_in
         self.up: bool | None = None
         self.last_error = ""
         self.reconnects = 0
-        self.since = time.time()
         self._ever_up = False
         self._misfit = False
-        # Its heartbeats harm nobody: it has no messages that they could be late behind.
-        heartbeat = HEARTBEAT if config.heartbeat is None else config.heartbeat
-        watching = replace(config, socket_type=kind, heartbeat=heartbeat)
-        self._socket, self._monitor = open_idle(context, watching, _WATCHED)
+        self._socket, self._monitor = open_idle(context, config, _WATCHED)
 
     @staticmethod
     def suits(config: SocketConfig) -> bool:
@@ -91,30 +104,25 @@ class Sentinel:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.reconnects += self._ever_up
             self._ever_up = True
-            self._turn(up=True)
+            self.up = True
         elif event == zmq.EVENT_DISCONNECTED and self._stands_in and not self.up:
             self.up = None  # there is a peer: a DEALER, say, which takes a DEALER and not the REQ that stands in for it
             self._misfit = True
         elif event == zmq.EVENT_DISCONNECTED:
             if self.up:
                 self.last_error = "the connection was lost"
-            self._turn(up=False)
+            self.up = False
         elif event in _FAILED:
             self.last_error = _FAILED[event]
             if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value and value in errno.errorcode:
                 self.last_error += f" ({os.strerror(value)})"
-            self._turn(up=False)
+            self.up = False
         elif event == zmq.EVENT_CONNECT_RETRIED and self._misfit:
             return  # after such a peer's refusal; where nobody listens, CLOSED comes first
         elif not self.up:  # CLOSED and CONNECT_RETRIED: an attempt came to nothing
             self._misfit = False
             self.last_error = self.last_error or "nobody listens there"
-            self._turn(up=False)
-
-    def _turn(self, *, up: bool) -> None:
-        if up is not self.up:
-            self.up = up
-            self.since = time.time()
+            self.up = False
 
     def trouble(self) -> str:
         """Return why the endpoint is down, for an error; nothing if it is up or not known to be down."""
@@ -135,7 +143,8 @@ class Sentinels:
     """The sentinels of a pool: one for each endpoint, however many configurations lead there, while any is in use.
 
     Those that differ in who they are (keys, credentials, a proxy) have sentinels of their own, because one may be
-    refused where the other is not.
+    refused where the other is not, and those that differ in their heartbeats, because one may count a peer as lost
+    where the other is to wait.
 
     Args:
         context: returns the context to open sockets on.
@@ -144,8 +153,8 @@ class Sentinels:
     def __init__(self, context: Callable[[], zmq.Context[Any]]) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._all: dict[Hashable, Sentinel] = {}
-        self._users: dict[Hashable, set[object]] = {}
+        self._all: dict[SocketConfig, Sentinel] = {}
+        self._users: dict[SocketConfig, set[object]] = {}
         self._dismissed = False
 
     def of(self, config: SocketConfig, user: object) -> Sentinel | None:
@@ -156,14 +165,14 @@ class Sentinels:
         """
         if not Sentinel.suits(config):
             return None
-        key = _key(config)
+        key = _watching(config)
         context = self._context()
         with self._lock:
             if self._dismissed:
                 raise PoolClosed("zmq")
             sentinel = self._all.get(key)
             if sentinel is None:
-                sentinel = self._all[key] = Sentinel(context, config)
+                sentinel = self._all[key] = Sentinel(context, key, stands_in=config.socket_type is not key.socket_type)
             self._users.setdefault(key, set()).add(user)
             attendant.watch(sentinel)  # a known one as well: an interrupt may have come in between
             return sentinel
@@ -172,7 +181,7 @@ class Sentinels:
         """Close the sentinel of a configuration's endpoint, if it has no other user."""
         if not Sentinel.suits(config):
             return
-        key = _key(config)
+        key = _watching(config)
         with self._lock:
             users = self._users.get(key, set())
             users.discard(user)
@@ -198,6 +207,17 @@ class Sentinels:
         self._dismissed = False  # by a stop that another thread of the parent was at
 
 
-def _key(config: SocketConfig) -> Hashable:
-    identity = tuple(each for each in config.libzmq_options().items() if each[0].startswith(_IDENTITY))
-    return config.endpoint, _WATCHED_AS[config.socket_type], identity
+def _watching(config: SocketConfig) -> SocketConfig:
+    """Return the configuration of the sentinel for one: equal for all that can share it."""
+    options: dict[str | int, OptionValue] = {
+        name: value for name, value in Options(config.options).items() if name.startswith(_WATCHED_WITH)
+    }
+    return SocketConfig(
+        _WATCHED_AS[config.socket_type],
+        config.endpoint,
+        options=options,
+        # Its heartbeats harm nobody: it has no messages that they could be late behind.
+        heartbeat=HEARTBEAT if config.heartbeat is None else config.heartbeat,
+        curve=config.curve,
+        allow_plaintext=True,  # if it must be asked for, it was
+    )
