@@ -171,6 +171,12 @@ class AsyncSocket:
         """Return a socket whose receives, awaited, give the socket's events; the socket is given up afterwards."""
         return zmq.asyncio.Socket.from_socket(self._socket.get_monitor_socket(events, addr))
 
+    def close(self, linger: int | None = None) -> None:
+        """Close the socket; who waits for it finds it closed."""
+        self.release()  # first: its descriptor may be another's as soon as it is closed
+        self._socket.close(linger)
+        self._look()
+
     # Waiting
 
     async def _send(self, operation: Callable[[], R], flags: int) -> R:

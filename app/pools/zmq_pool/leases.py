@@ -89,8 +89,10 @@ class SharedLease(PooledLease[LeanSocket]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._async_socket.release()
-        self.__exit__(kind, error, trace)
+        try:
+            self._async_socket.release()
+        finally:
+            self.__exit__(kind, error, trace)
 
     def detach(self) -> LeanSocket:
         """Take the socket out of the pool, while the lease is out; closing it is the caller's part from now on."""
@@ -98,6 +100,9 @@ class SharedLease(PooledLease[LeanSocket]):
         if entry is None:
             raise RuntimeError("only a lease that is out has a socket to detach")
         self._entry = None
+        watched: AsyncSocket | None = getattr(self, "_async_socket", None)
+        if watched is not None:
+            watched.release()  # before the caller can close it
         socket = self._bucket.detach(entry)
         disown(socket)
         return socket
@@ -254,8 +259,10 @@ class OutletLease(PooledLease[Outlet]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._async_socket.release()
-        self._end(healthy=kind is None)
+        try:
+            self._async_socket.release()
+        finally:
+            self._end(healthy=kind is None)
 
     def _end(self, *, healthy: bool) -> None:
         entry, self._entry = self._entry, None
