@@ -22,8 +22,11 @@ from app.pools.zmq_pool.backend import (
 )
 from app.pools.zmq_pool.busy_poll import BusyPoll
 from app.pools.zmq_pool.config import SocketConfig
-from app.pools.zmq_pool.trace import ALONE_AT, MORE_IN, MORE_OUT, RECEIVED, SENT
+from app.pools.zmq_pool.trace import ALONE_AT, MORE_IN, MORE_OUT, RECEIVED, RETIMED, SENT
 from app.pools.zmq_pool.watchful import WatchfulSocket
+
+_SENT_RETIMED = SENT | RETIMED
+_ANSWERED = SENT | RECEIVED  # what changes when the reply is there
 
 
 class RequestSocket(WatchfulSocket):
@@ -123,14 +126,15 @@ class RequestSocket(WatchfulSocket):
     def recv(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
         """Receive one frame, as ``zmq.Socket.recv`` does."""
         trace = self._trace
-        if flags or not copy or track or trace[0] != SENT:
+        state = trace[0]
+        if flags or track or (state != SENT and state != _SENT_RETIMED):
             return super().recv(flags, copy, track)
         try:
             frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
         except zmq.ZMQError as error:
-            frame = self._receive_late(SENT, 0, error, False)
-        trace[0] = RECEIVED | MORE_IN if frame.more else RECEIVED
-        return frame.bytes
+            frame = self._receive_late(state, 0, error, False)
+        trace[0] = state ^ _ANSWERED | MORE_IN if frame.more else state ^ _ANSWERED
+        return frame.bytes if copy else frame
 
     def recv_string(self, flags: int = 0, encoding: str = "utf-8") -> str:
         """Receive one frame as text, as ``zmq.Socket.recv_string`` does."""

@@ -95,3 +95,23 @@ def test_replies_and_time_limits_are_the_same_with_and_without(free_endpoint, se
                         getattr(socket, receive)()
                 assert b"anyone?" == silent.recv()
                 silent.send(b"too late")
+
+
+@pytest.mark.parametrize("timeout", [None, 20], ids=["the configuration's time limit", "one of its own"])
+def test_requests_look_for_their_replies(monkeypatch, timeout):
+    """`pool.request` looks for its reply as a receive on a leased socket does, whichever time limit it has."""
+    receives = []
+    receive = BusyPoll.receive
+
+    def counted(polled, socket):
+        receives.append(polled)
+        return receive(polled, socket)
+
+    monkeypatch.setattr(BusyPoll, "receive", counted)
+    with ZMQPool(ZMQPoolSettings(busy_poll=0.0002)) as pool, replier() as endpoint:
+        config = SocketConfig("REQ", endpoint, max_connections=1)
+        for number in range(20):
+            assert b"%d" % number == pool.request(config, b"%d" % number, timeout)
+        with pool.socket(config) as socket:
+            assert 10_000 == socket.rcvtimeo
+    assert len(receives) >= 19  # before the first one another thread may have had the last lease
