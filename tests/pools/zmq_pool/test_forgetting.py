@@ -89,7 +89,7 @@ def test_an_endpoint_in_use_is_kept(pool):
                 pool.sweep()
             socket.send(b"still here")
             assert b"still here" == socket.recv()
-            assert {endpoint: True} == pool.health()["endpoints"]
+            eventually(lambda: pool.health()["endpoints"] == {endpoint: True})
 
 
 def test_who_meets_an_endpoint_as_it_is_forgotten_is_served(pool):
