@@ -9,6 +9,8 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from app.pools.sql_pool.wording import without_comments
+
 NOTHING: Final = 0
 SETTINGS: Final = 1
 """Settings and advisory locks, which the server can reset."""
@@ -19,9 +21,16 @@ temporary tables, another meaning of names, prepared statements, notifications, 
 RESET: Final = "RESET ALL; SELECT pg_advisory_unlock_all()"
 """Removes ``SETTINGS`` from a session of PostgreSQL."""
 
-# A statement's beginning, also of those that follow in the same text. Possessive, lest it be tried in all its parts.
-_START = r"(?:\A|;)(?:[\s(]|--[^\n]*+(?:\n|\Z)|/\*.*?\*/)*+"
+# A statement's beginning, also of those that follow in the same text. Judged are texts without comments, but what
+# PostgreSQL takes for the end of a comment in a comment may be left.
+_START = r"(?:\A|;)(?:[\s(]|\*/)*+"
 _TEMPORARY = r"(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\s"
+# What the server does not reset, and what it calls a setting besides `name = value`.
+_KEPT_SETTINGS = r"(?:search_path|role|session_authorization|seed)"
+_PLAIN_SETTING = rf"""(?:SESSION\s+)?(?:
+    (?:TIME\s+ZONE | NAMES | XML\s+OPTION)\b | (?!{_KEPT_SETTINGS}\b)\w+(?:\s*\.\s*\w+)*\s*(?:=|TO\b)
+)"""
+_OF_THE_TRANSACTION = r"(?:LOCAL|TRANSACTION|CONSTRAINTS)\b"
 # These pragmas read, although they take an argument, or change the file and not the session. The last one means nothing
 # without a shared cache, and SQLAlchemy sets it whenever it sets the isolation level back.
 _HARMLESS_PRAGMAS = "|".join((
@@ -36,26 +45,27 @@ _LASTING = re.compile(
           | PREPARE\s+(?!TRANSACTION\b)
           | DECLARE\b[^;]*\bHOLD\b
           | CREATE\s+(?:OR\s+REPLACE\s+)?{_TEMPORARY}(?![^;]*\bON\s+COMMIT\s+DROP\b)
-          | CREATE\s[^;(]*?\b(?:pg_)?temp\s*\.
-          | SET\s+(?:SESSION\s+)?(?:search_path|SCHEMA|ROLE|AUTHORIZATION|CHARACTERISTICS)\b
-          | PRAGMA\s+(?:[^\s=(;]+\s*\.\s*)?(?!(?:{_HARMLESS_PRAGMAS})\b)\w+\s*[=(]
+          | CREATE\s[^;(]*?\b(?:pg_)?temp'?\s*\.
+          | SET\s+(?!{_OF_THE_TRANSACTION}|{_PLAIN_SETTING})
+          | PRAGMA\s*(?:[^\s=(;]+\s*\.\s*)?(?!'?(?:{_HARMLESS_PRAGMAS})\b)'?\w+'?\s*[=(]
         )
-      | (?<!INSERT)\sINTO\s+{_TEMPORARY}
+      | (?<!INSERT)\sINTO\s+(?:{_TEMPORARY}|(?:TABLE\s+)?pg_temp\s*\.)
     """,
     _FLAGS | re.VERBOSE,
 )
 _SETTINGS = re.compile(
-    rf"{_START}SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b) | \bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(",
+    rf"{_START}SET\s+(?!{_OF_THE_TRANSACTION}) | \bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(",
     _FLAGS | re.VERBOSE,
 )
 _CONFIGURED = re.compile(r"\bset_config\s*\((?P<arguments>[^()]*)", _FLAGS)
 _UNTIL_THE_END = re.compile(r",\s*(?:true|'t(?:rue)?'(?:\s*::\s*bool(?:ean)?)?)\s*\Z", re.IGNORECASE)
-_OF_NO_NAMES = re.compile(r"\s*'(?!search_path|role|session_authorization)[^']*'\s*,", re.IGNORECASE)
+_OF_NO_NAMES = re.compile(rf"\s*'(?!{_KEPT_SETTINGS})[^']*'\s*,", re.IGNORECASE)
 
 
 @lru_cache(maxsize=4096)
 def residue_of(sql: str) -> int:
     """Return what ``sql`` leaves in its session: ``NOTHING``, ``SETTINGS`` or ``LASTING``."""
+    sql = without_comments(sql)
     if _LASTING.search(sql):
         return LASTING
     residue = SETTINGS if _SETTINGS.search(sql) else NOTHING
