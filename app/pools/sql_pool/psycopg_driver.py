@@ -21,7 +21,7 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
-from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS, residue_of
+from app.pools.sql_pool.residue import LASTING, NOTHING, RESET, SETTINGS, residue_of
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
@@ -76,7 +76,12 @@ class Cursor(psycopg.Cursor[Any]):
     ) -> Self:
         """Execute one statement."""
         self._conn.note(query)
-        return super().execute(query, params, prepare=prepare, binary=binary)
+        try:
+            return super().execute(query, params, prepare=prepare, binary=binary)
+        except psycopg.errors.FeatureNotSupported as error:
+            if _is_outdated(error):  # and would fail again and again; a rollback has psycopg forget it, nothing else
+                self._conn.residue |= LASTING
+            raise
 
     def executemany(self, query: Any, *args: Any, **options: Any) -> None:
         """Execute one statement for each set of parameters."""
@@ -193,7 +198,13 @@ class PsycopgDriver:
         cursor = record.cursor
         if cursor is None:
             cursor = record.cursor = psycopg.Cursor(record.raw, row_factory=rows_of)
-        cursor.execute(statement.text, params or None)
+        try:
+            cursor.execute(statement.text, params or None)
+        except psycopg.errors.FeatureNotSupported as error:
+            if not _is_outdated(error) or self.in_transaction(record):
+                raise
+            _forget_prepared(record.raw)
+            cursor.execute(statement.text, params or None)
         result = cursor.pgresult
         # Not cursor.description, which makes an object for each column.
         if result is None or not result.nfields:
@@ -277,6 +288,19 @@ def _sent_in_batches(
         with closing(sent) as found:
             while rows := list(islice(found, batch)):
                 yield rows
+
+
+def _is_outdated(error: psycopg.Error) -> bool:
+    """Say whether a statement that was prepared cannot be executed, because its columns are others since (ALTER TABLE).
+
+    The server finds it out before it executes anything. Its message may be in any language.
+    """
+    return error.diag.source_function == "RevalidateCachedQuery"
+
+
+def _forget_prepared(raw: Connection) -> None:
+    """Have a connection prepare its statements anew."""
+    psycopg.Cursor(raw).execute("DEALLOCATE ALL", prepare=False)  # psycopg recognises it, and forgets what it knew
 
 
 def refused_for_good(config: DatabaseConfig) -> bool:

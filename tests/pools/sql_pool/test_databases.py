@@ -576,3 +576,41 @@ async def test_none_is_no_parameters(pool: SQLPool, database: DatabaseConfig) ->
     with pytest.raises(TypeError, match="pass a mapping"):
         pool.execute_query(database, "SELECT :a", None)  # type: ignore[arg-type]
     await pool.stop_async()
+
+
+async def test_a_new_column_fails_no_statement_that_is_prepared(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """A statement that its driver has prepared returns the table's new columns after a migration elsewhere."""
+    pool.execute_query(postgres, "CREATE TABLE plans (id INT, a INT)")
+    pool.execute_query(postgres, "INSERT INTO plans VALUES (1, 2)")
+    wanted = "SELECT * FROM plans WHERE id = ?"
+    for _ in range(8):
+        pool.execute_query(postgres, wanted, (1,))
+        await pool.execute_query_async(postgres, wanted, (1,))
+    process = pool.execute_query(postgres, "SELECT pg_backend_pid()")
+
+    with SQLPool() as migration:
+        migration.execute_query(postgres, "ALTER TABLE plans ADD COLUMN b INT")
+
+    for _ in range(8):
+        assert pool.execute_query(postgres, wanted, (1,)) == [(1, 2, None)]
+        assert await pool.execute_query_async(postgres, wanted, (1,)) == [(1, 2, None)]
+    assert pool.execute_query(postgres, "SELECT pg_backend_pid()") == process
+    await pool.stop_async()
+
+
+def test_an_outdated_statement_costs_a_lease_its_connection(postgres: DatabaseConfig) -> None:
+    """A lease whose prepared statement a migration has outdated fails once: the next one works."""
+    wanted = text("SELECT * FROM plans")
+    with SQLPool(SQLPoolSettings(max_connections=1)) as pool, SQLPool() as migration:
+        migration.execute_query(postgres, "CREATE TABLE plans (id INT)")
+
+        def ask() -> object:
+            with pool.engine(postgres).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                return connection.execute(wanted).all()
+
+        for _ in range(8):
+            ask()
+        migration.execute_query(postgres, "ALTER TABLE plans ADD COLUMN b INT")
+        with pytest.raises(DBAPIError, match="cached plan"):
+            ask()
+        assert ask() == []
