@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from app.pools.sql_pool.residue import residue_of
 from app.pools.sql_pool.rows import Row
+from app.pools.sql_pool.wording import bare_words, without_comments
 
 Style = Literal["qmark", "format", "numeric"]
 """How a driver wants its placeholders: ``?`` (sqlite3), ``%s`` (psycopg), ``$1`` (asyncpg)."""
@@ -34,9 +35,15 @@ _COMMENT_MARK = re.compile(r"/\*|\*/")
 # Not a comment in a comment, which ends sooner in SQLite than in PostgreSQL: what follows is not known then.
 _LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*(?:(?!/\*).)*?\*/|[(;])*", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
-# These pragmas are in the file, and a transaction's: the others steer the connection.
+# These pragmas are in the file, and a transaction's, or cannot run in one: the others steer the connection.
+_PRAGMA = r"\W*PRAGMA\s*(?:[^\s=(;]+\s*\.\s*)?'?"
 _STORED_PRAGMA = re.compile(
-    r"PRAGMA\s+(?:[^\s=(;]+\s*\.\s*)?(?:user_version|application_id|schema_version)\s*[=(]", re.I
+    _PRAGMA
+    + r"(?:(?:user_version|application_id|schema_version|auto_vacuum)'?\s*[=(]|(?:incremental_vacuum|optimize)\b)",
+    re.IGNORECASE,
+)
+_FILE_PRAGMA = re.compile(
+    _PRAGMA + r"(?:journal_mode'?\s*[=(]|wal_checkpoint'?\s*[=(]\s*'?(?:FULL|RESTART|TRUNCATE)\b)", re.IGNORECASE
 )
 # Past what is quoted, in which it means nothing.
 _COPY = re.compile(
@@ -44,11 +51,14 @@ _COPY = re.compile(
     re.IGNORECASE,
 )
 _QUERIES = frozenset({"SELECT", "VALUES", "TABLE", "WITH"})
-_CHANGES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
+_CHANGES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE(?!\s*\()|MERGE)\b", re.IGNORECASE)
+_INTO = re.compile(r"\bINTO\b", re.IGNORECASE)
+_SEVERAL = re.compile(r";\s*[^\s;]")
+_EXPLAIN = re.compile(r"\W*EXPLAIN(?P<options>\s*\([^)]*\)|(?:\s+(?:ANALY[SZ]E|VERBOSE)\b)*)", re.IGNORECASE)
 
 
 class Effect(Enum):
-    """What a text does to the database, judged by its first words."""
+    """What a text does to the database, judged by its words. What a function does inside is not seen."""
 
     READ = "reads"
     WRITE = "writes, or may write"
@@ -58,6 +68,7 @@ class Effect(Enum):
 
 _EFFECTS = {
     "SELECT": Effect.READ, "VALUES": Effect.READ, "TABLE": Effect.READ, "SHOW": Effect.READ, "EXPLAIN": Effect.READ,
+    "WITH": Effect.READ, "SAVEPOINT": Effect.READ,
     "PRAGMA": Effect.NONE, "COMMIT": Effect.NONE, "END": Effect.NONE, "ROLLBACK": Effect.NONE,
     "ABORT": Effect.NONE, "RELEASE": Effect.NONE, "ATTACH": Effect.NONE, "DETACH": Effect.NONE,
     "SET": Effect.NONE, "RESET": Effect.NONE, "START": Effect.NONE, "DISCARD": Effect.NONE,
@@ -74,7 +85,7 @@ class Statement:
     """The name of each placeholder in order, when the text has ``:name`` placeholders."""
     effect: Effect
     reads: bool
-    """Whether the effect is ``READ``."""
+    """Whether it only reads: it may be executed twice, and leaves no transaction open where it is the only one."""
     residue: int
     """What it leaves in its session, see ``residue_of``."""
     plain: bool
@@ -172,7 +183,8 @@ def prepare(sql: str, style: Style) -> Statement:
 
     text = "".join(translate(kind, text) for kind, text in pieces)
     effect, residue = effect_of(sql), residue_of(sql)
-    reads = effect is Effect.READ
+    keyword, _ = _first_word(sql)
+    reads = effect is Effect.READ and keyword != "SAVEPOINT"
     return Statement(
         text,
         names,
@@ -181,7 +193,7 @@ def prepare(sql: str, style: Style) -> Statement:
         residue,
         plain=not (names or residue),
         placeholders=len(placeholders),
-        is_query=reads and _first_word(sql)[0] in _QUERIES,
+        is_query=reads and keyword in _QUERIES,
     )
 
 
@@ -221,11 +233,25 @@ def effect_of(sql: str) -> Effect:
         second = _WORD.search(sql, position + len(keyword))
         eager = second is not None and second.group().upper() in ("IMMEDIATE", "EXCLUSIVE")
         return Effect.LOCK if eager else Effect.NONE
-    if keyword == "PRAGMA" and _STORED_PRAGMA.match(sql, position):
-        return Effect.WRITE
-    if keyword in ("WITH", "EXPLAIN"):
-        return Effect.WRITE if _CHANGES.search(sql, position) else Effect.READ
-    return _EFFECTS.get(keyword, Effect.WRITE)
+    if keyword == "PRAGMA":
+        pragma = without_comments(sql)
+        if _FILE_PRAGMA.match(pragma):
+            return Effect.LOCK
+        return Effect.WRITE if _STORED_PRAGMA.match(pragma) else Effect.NONE
+    effect = _EFFECTS.get(keyword, Effect.WRITE)
+    return Effect.WRITE if effect is Effect.READ and _writes_after_all(keyword, bare_words(sql)) else effect
+
+
+def _writes_after_all(keyword: str, words: str) -> bool:
+    """Say whether a text may write although its first word reads."""
+    if _SEVERAL.search(words):
+        return True
+    if keyword != "EXPLAIN":
+        return bool(_INTO.search(words) or (keyword == "WITH" and _CHANGES.search(words)))
+    explain = _EXPLAIN.match(words)
+    if explain is None or "ANALY" in explain["options"].upper():  # executes what it explains
+        return explain is None or effect_of(words[explain.end() :]) is not Effect.READ
+    return bool(_CHANGES.search(words))
 
 
 def _first_word(sql: str) -> tuple[str, int]:

@@ -221,9 +221,11 @@ async def test_what_a_session_did_not_commit_is_reported(
 async def test_a_transaction_opened_by_text_does_not_reach_the_next_borrower(
     pool: SQLPool, notes: DatabaseConfig
 ) -> None:
-    """BEGIN through execute_query is rolled back at the end of the call."""
-    pool.execute_query(notes, "BEGIN")
-    await pool.execute_query_async(notes, "BEGIN")
+    """BEGIN, or SQLite's SAVEPOINT, through execute_query is rolled back at the end of the call."""
+    begin = "SAVEPOINT own" if notes.backend == "sqlite" else "BEGIN"
+    for opening in ("BEGIN", begin):
+        pool.execute_query(notes, opening)
+        await pool.execute_query_async(notes, opening)
     pool.execute_query(notes, "INSERT INTO notes (body) VALUES ('own')")
     await pool.execute_query_async(notes, "INSERT INTO notes (body) VALUES ('own too')")
 
@@ -261,10 +263,11 @@ async def test_transactions_commit_or_roll_back(pool: SQLPool, notes: DatabaseCo
 
 
 async def test_a_readonly_transaction_refuses_to_write(pool: SQLPool, notes: DatabaseConfig) -> None:
-    """Reading works, writing is an error, and the connection writes again for the next borrower."""
+    """Reading works, in a savepoint too, writing is an error, and the connection writes again for the next borrower."""
     insert = text("INSERT INTO notes (body) VALUES ('x')")
     with pool.transaction(notes, readonly=True) as connection:
-        assert connection.execute(text("SELECT count(*) FROM notes")).scalar() == 0
+        with connection.begin_nested():
+            assert connection.execute(text("SELECT count(*) FROM notes")).scalar() == 0
         with pytest.raises(DBAPIError, match=r"(?i)read-?only"):
             connection.execute(insert)
     async with pool.transaction(notes, readonly=True) as connection:

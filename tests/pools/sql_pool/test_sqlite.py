@@ -148,6 +148,21 @@ def test_a_savepoint_rolls_back_alone(pool: SQLPool, notes: DatabaseConfig) -> N
     assert pool.execute_query(notes, "SELECT body FROM notes") == [("outer",)]
 
 
+def test_a_savepoint_of_a_reader_keeps_no_writer_out(pool: SQLPool, tmp_path: object) -> None:
+    """A nested transaction is the writer once it writes, not before."""
+    config = get_sqlite_config(f"{tmp_path}/wal.db", busy_timeout=0.5)
+    pool.execute_query(config, "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)")
+    with pool.connection(config) as connection:
+        with connection.begin_nested():
+            assert connection.execute(text("SELECT count(*) FROM notes")).scalar() == 0
+        pool.execute_query(config, "INSERT INTO notes (body) VALUES ('meanwhile')")
+        connection.rollback()
+        with connection.begin_nested():
+            connection.execute(text("INSERT INTO notes (body) VALUES ('nested')"))
+        connection.commit()
+    assert count(pool, config) == 2
+
+
 def test_a_session_stores_objects(pool: SQLPool, notes: DatabaseConfig) -> None:
     """The ORM works on a leased session, and its objects stay readable after the block."""
     with pool.session(notes) as session:

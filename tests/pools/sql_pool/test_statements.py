@@ -117,6 +117,29 @@ def test_numbered_placeholders_are_sqlites_alone(style: Style) -> None:
         ("INSERT INTO t VALUES (1)", Effect.WRITE),
         ("CREATE TABLE t (id int)", Effect.WRITE),
         ("EXPLAIN SELECT 1", Effect.READ),
+        ("SAVEPOINT x", Effect.READ),
+        ("SELECT 1;", Effect.READ),
+        ("SELECT '; DELETE', x -- ; DELETE\n FROM y; /* done */", Effect.READ),
+        ('SELECT "into" FROM t', Effect.READ),
+        ("WITH x AS (SELECT replace(a, 'delete', '') FROM t) SELECT * FROM x", Effect.READ),
+        ("EXPLAIN ANALYZE SELECT 1", Effect.READ),
+        ("EXPLAIN (ANALYZE, BUFFERS) (SELECT 1)", Effect.READ),
+        ("EXPLAIN QUERY PLAN SELECT 1", Effect.READ),
+        ("EXPLAIN EXECUTE stored(1)", Effect.READ),
+        ("EXPLAIN ANALYZE EXECUTE stored(1)", Effect.WRITE),
+        ("EXPLAIN (VERBOSE, ANALYZE) CREATE TABLE t AS SELECT 1", Effect.WRITE),
+        ("EXPLAIN ANALYZE SELECT * INTO t FROM u", Effect.WRITE),
+        ("SELECT 1; DELETE FROM t", Effect.WRITE),
+        ("TABLE t; DROP TABLE t", Effect.WRITE),
+        ("SELECT * INTO t FROM u", Effect.WRITE),
+        ("WITH x AS (SELECT 1) SELECT * INTO t FROM x", Effect.WRITE),
+        ("PRAGMA optimize", Effect.WRITE),
+        ("PRAGMA main.incremental_vacuum(7)", Effect.WRITE),
+        ("PRAGMA/**/[user_version] = 3", Effect.WRITE),
+        ("PRAGMA wal_checkpoint(TRUNCATE)", Effect.LOCK),
+        ("PRAGMA wal_checkpoint", Effect.NONE),
+        ("PRAGMA journal_mode = DELETE", Effect.LOCK),
+        ("PRAGMA journal_mode", Effect.NONE),
         ("PRAGMA user_version", Effect.NONE),
         ("PRAGMA user_version = 3", Effect.WRITE),
         ("pragma main.application_id(7)", Effect.WRITE),
@@ -129,7 +152,7 @@ def test_numbered_placeholders_are_sqlites_alone(style: Style) -> None:
         ("", Effect.WRITE),
     ],
 )
-def test_the_effect_is_judged_by_the_first_words(sql: str, effect: Effect) -> None:
+def test_the_effect_is_judged_by_the_words(sql: str, effect: Effect) -> None:
     """What is not known is taken to write."""
     assert effect_of(sql) is effect
 
