@@ -102,7 +102,7 @@ class AsyncSide(ABC):
 
     @abstractmethod
     async def copy_rows(
-        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+        self, table: str, columns: Sequence[str], rows: Iterable[Parameters], timeout: float | None
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
 
@@ -158,16 +158,16 @@ class NativeSide(AsyncSide):
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
         statement = prepare(sql, self.driver.style)
-        counted = _Rows(statement, rows)
+        counted = _Rows.of(statement, rows)
         return await self._store(
             lambda record: self.driver.execute_many(record, statement, counted), statement, counted, timeout
         )
 
     async def copy_rows(
-        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+        self, table: str, columns: Sequence[str], rows: Iterable[Parameters], timeout: float | None
     ) -> int:
         """See ``AsyncSide``."""
-        counted = _Rows(None, rows)
+        counted = _Rows.for_columns(columns, rows)
         return await self._store(
             lambda record: self.driver.copy_rows(record, table, columns, counted), None, counted, timeout
         )
@@ -294,16 +294,16 @@ class ThreadedSide(AsyncSide):
         """See ``AsyncSide``."""
         driver = self._threads.driver
         statement = prepare(sql, driver.style)
-        counted = Bound(statement, rows)
+        counted = Bound.of(statement, rows)
         await self._call(lambda record: driver.execute_many(record, statement, counted), statement, timeout)
         return counted.count
 
     async def copy_rows(
-        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None
+        self, table: str, columns: Sequence[str], rows: Iterable[Parameters], timeout: float | None
     ) -> int:
         """See ``AsyncSide``."""
         driver = self._threads.driver
-        counted = Bound(None, rows)
+        counted = Bound.for_columns(columns, rows)
         await self._call(lambda record: driver.copy_rows(record, table, columns, counted), None, timeout)
         return counted.count
 

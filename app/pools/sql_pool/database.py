@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -53,13 +52,13 @@ class Database:
         return await self.pool.execute_many_async(self.config, sql, rows, timeout)
 
     def copy_rows(
-        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None = None
+        self, table: str, columns: Sequence[str], rows: Iterable[Parameters], timeout: float | None = None
     ) -> int:
         """See ``SQLPool.copy_rows``."""
         return self.pool.copy_rows(self.config, table, columns, rows, timeout)
 
     async def copy_rows_async(
-        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], timeout: float | None = None
+        self, table: str, columns: Sequence[str], rows: Iterable[Parameters], timeout: float | None = None
     ) -> int:
         """See ``SQLPool.copy_rows_async``."""
         return await self.pool.copy_rows_async(self.config, table, columns, rows, timeout)

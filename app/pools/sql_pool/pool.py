@@ -146,7 +146,7 @@ class SQLPool(ManagedPool):
         config: DatabaseConfig,
         table: str,
         columns: Sequence[str],
-        rows: Iterable[Sequence[Any]],
+        rows: Iterable[Parameters],
         timeout: float | None = None,
     ) -> int:
         """Store many rows, all in one transaction, by the fastest way that the database has.
@@ -155,11 +155,16 @@ class SQLPool(ManagedPool):
             config: the database.
             table: its name, with or without a schema (``audit.events``).
             columns: the names of the columns, in the order of the values.
-            rows: any iterable of sequences; read while they are sent.
+            rows: any iterable of sequences, or of mappings from the columns' names; read while they are sent.
             timeout: seconds for the whole call.
 
         Returns:
             how many rows there were.
+
+        Raises:
+            KeyError: a mapping has no value for a column.
+            TypeError: a row, or the columns, are one string.
+            ValueError: there are no columns.
         """
         return self._sync(config).copy_rows(table, columns, rows, timeout)
 
@@ -168,7 +173,7 @@ class SQLPool(ManagedPool):
         config: DatabaseConfig,
         table: str,
         columns: Sequence[str],
-        rows: Iterable[Sequence[Any]],
+        rows: Iterable[Parameters],
         timeout: float | None = None,
     ) -> int:
         """Do what ``copy_rows`` does without blocking the event loop."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count, pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from app.pools.sql_pool.residue import residue_of
 from app.pools.sql_pool.rows import Row
@@ -122,31 +122,65 @@ class Statement:
 
 
 class Bound:
-    """The parameter sets of one statement as a driver wants them, counted as they are taken.
+    """The parameter sets of one statement, or the rows of a table, as a driver wants them, counted as they are taken.
 
     Args:
-        statement: what they are for, or ``None`` for rows that are passed on as they are.
+        bind: puts the values of a set that is no tuple, or of any set where ``always``, into their order.
         rows: any iterable.
+        always: whether tuples must be bound as well.
     """
 
-    def __init__(self, statement: Statement | None, rows: Iterable[Any]) -> None:
-        self._statement = statement
+    def __init__(self, bind: Callable[[Any], Sequence[Any]], rows: Iterable[Any], *, always: bool = False) -> None:
+        self._bind = bind
         self._rows = rows
+        self._always = always
         self.count = 0
 
+    @classmethod
+    def of(cls, statement: Statement, rows: Iterable[Parameters]) -> Self:
+        """Return the parameter sets of a statement."""
+        return cls(statement.bind, rows, always=bool(statement.names))
+
+    @classmethod
+    def for_columns(cls, columns: Sequence[str], rows: Iterable[Parameters]) -> Self:
+        """Return the rows of a table.
+
+        Raises:
+            TypeError: the columns are one string.
+            ValueError: there are no columns.
+        """
+        if isinstance(columns, str | bytes):
+            raise TypeError(f"columns are a sequence of names; for one column write [{columns!r}]")
+        if not columns:
+            raise ValueError("copy_rows needs the names of the columns")
+        return cls(partial(_in_order_of, columns), rows)
+
     def __iter__(self) -> Iterator[Sequence[Any]]:
-        statement = self._statement
-        binding = statement is not None and bool(statement.names)
+        bind, always = self._bind, self._always
         count = 0
         try:
             for row in self._rows:
                 count += 1
-                if binding or row.__class__ is not tuple:
-                    yield row if statement is None else statement.bind(row)
-                else:
-                    yield row
+                yield bind(row) if always or row.__class__ is not tuple else row
         finally:
             self.count = count
+
+
+def _in_order_of(columns: Sequence[str], row: Parameters) -> Sequence[Any]:
+    """Return a row's values in the order of the columns.
+
+    Raises:
+        KeyError: a row by name has no value for a column.
+        TypeError: the row is a string, each letter of which would be a value.
+    """
+    if isinstance(row, Mapping):
+        missing = [name for name in columns if name not in row]
+        if missing:
+            raise KeyError(f"a row has no value for the column(s) {', '.join(missing)}")
+        return tuple([row[name] for name in columns])
+    if isinstance(row, str | bytes):
+        raise TypeError(f"a row is a sequence or a mapping; for one value write ({row!r},)")
+    return row
 
 
 @lru_cache(maxsize=4096)

@@ -163,7 +163,7 @@ class SyncSide:
     ) -> int:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
         statement = prepare(sql, self.driver.style)
-        counted = Bound(statement, rows)
+        counted = Bound.of(statement, rows)
         self._call(lambda record: self.driver.execute_many(record, statement, counted), statement, timeout)
         return counted.count
 
@@ -171,11 +171,11 @@ class SyncSide:
         self,
         table: str,
         columns: Sequence[str],
-        rows: Iterable[Sequence[Any]],
+        rows: Iterable[Parameters],
         timeout: float | None,
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
-        counted = Bound(None, rows)
+        counted = Bound.for_columns(columns, rows)
         self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), None, timeout)
         return counted.count
 

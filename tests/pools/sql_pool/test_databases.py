@@ -115,6 +115,40 @@ async def test_many_rows_are_stored_all_or_none(pool: SQLPool, notes: DatabaseCo
     await pool.stop_async()
 
 
+async def test_rows_by_name_are_stored_by_name(pool: SQLPool, notes: DatabaseConfig) -> None:
+    """copy_rows() takes mappings in any order, and rows of the pool's own, and stores the values of its columns."""
+    columns = ["id", "body"]
+    assert pool.copy_rows(notes, "notes", columns, [{"body": "a", "id": 1, "other": 0}]) == 1
+    assert await pool.copy_rows_async(notes, "notes", columns, [{"body": "b", "id": 2}]) == 1
+    copied = pool.execute_query(notes, "SELECT id + 2 AS id, body FROM notes")
+    assert pool.copy_rows(notes, "notes", columns, copied) == 2
+    assert bodies(pool, notes) == ["a", "b", "a", "b"]
+    await pool.stop_async()
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "error", "complaint"),
+    [
+        (["id", "body"], {"id": 1}, KeyError, "no value for the column.*body"),
+        (["id", "body"], "1x", TypeError, "a row is a sequence or a mapping"),
+        (["id", "body"], b"1x", TypeError, "a row is a sequence or a mapping"),
+        ("body", ("x",), TypeError, r"for one column write \['body'\]"),
+        ([], (), ValueError, "needs the names of the columns"),
+    ],
+)
+async def test_rows_that_do_not_fit_their_columns_are_an_error(
+    pool: SQLPool, notes: DatabaseConfig, columns: str | list[str], row: object, error: type[Exception], complaint: str
+) -> None:
+    """copy_rows() says what it wants, stores nothing, and keeps its connection."""
+    with pytest.raises(error, match=complaint):
+        pool.copy_rows(notes, "notes", columns, [row])  # type: ignore[list-item]
+    with pytest.raises(error, match=complaint):
+        await pool.copy_rows_async(notes, "notes", columns, [row])  # type: ignore[list-item]
+    assert bodies(pool, notes) == []
+    assert active(pool) == 0
+    await pool.stop_async()
+
+
 async def test_a_stream_yields_every_row_in_order(pool: SQLPool, notes: DatabaseConfig) -> None:
     """Batches are a detail of the fetching."""
     pool.copy_rows(notes, "notes", ["body"], ([str(n)] for n in range(1000)))
