@@ -31,7 +31,6 @@ except ImportError as error:
     raise MissingDriver("PostgreSQL needs psycopg: pip install 'poolwire[postgres]'") from error
 
 _CANCEL_SECONDS = 0.4
-_FEW_ROWS = 100
 # libpq reports a failed start without an SQLSTATE; these will not pass by themselves.
 _PERMANENT = re.compile(
     r"password authentication failed|no password supplied|database \".*\" does not exist|role \".*\" does not exist"
@@ -98,6 +97,16 @@ class ServerCursor(psycopg.ServerCursor[Any]):
         """Open the cursor on a query."""
         self._conn.note(query)
         return super().execute(query, *args, **options)
+
+
+class _ReusedCursor(psycopg.Cursor[Any]):
+    """The cursor of ``execute_query``.
+
+    Whoever has fetched its rows takes ``pgresult``, ``_results`` and its transformer's ``pgresult`` away, as ``close``
+    does: they would keep the result, however large, until the connection's next statement.
+    """
+
+    __slots__ = ()
 
 
 class PsycopgDriver:
@@ -197,7 +206,7 @@ class PsycopgDriver:
         """Execute one statement in autocommit mode and return its rows."""
         cursor = record.cursor
         if cursor is None:
-            cursor = record.cursor = psycopg.Cursor(record.raw, row_factory=rows_of)
+            cursor = record.cursor = _ReusedCursor(record.raw, row_factory=rows_of)
         try:
             cursor.execute(statement.text, params or None)
         except psycopg.errors.FeatureNotSupported as error:
@@ -206,12 +215,17 @@ class PsycopgDriver:
             _forget_prepared(record.raw)
             cursor.execute(statement.text, params or None)
         result = cursor.pgresult
-        # Not cursor.description, which makes an object for each column.
-        if result is None or not result.nfields:
+        if result is None:
             return []
-        rows: list[Row] = cursor.fetchall()
-        if len(rows) > _FEW_ROWS:
-            record.cursor = None  # it would keep the result until the connection's next statement
+        # Not cursor.description, which makes an object for each column.
+        rows: list[Row] = cursor.fetchall() if result.nfields else []
+        if not statement.reads:  # but perhaps several statements, of which the last that returned rows counts
+            while cursor.nextset():
+                if cursor.pgresult.nfields:
+                    rows = cursor.fetchall()
+        cursor.pgresult = None
+        cursor._results.clear()
+        cursor._tx.set_pgresult(None)
         return rows
 
     def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:

@@ -583,11 +583,32 @@ async def test_the_kernel_watches_the_peers_of_both_drivers(pool: SQLPool, postg
     await pool.stop_async()
 
 
-def test_a_large_result_is_not_kept(pool: SQLPool, postgres: DatabaseConfig) -> None:
-    """An idle connection does not hold on to the rows that its last caller got."""
-    pool.execute_query(postgres, "SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+@pytest.mark.parametrize(("rows", "size"), [(1000, 1000), (1, 10_000_000), (2, 1)])
+def test_no_result_is_kept(pool: SQLPool, postgres: DatabaseConfig, rows: int, size: int) -> None:
+    """An idle connection does not hold on to what its last caller got, many rows or large ones."""
+    wanted = "SELECT repeat('x', ?) FROM generate_series(1, ?)"
+    assert len(pool.execute_query(postgres, wanted, (size, rows))) == rows
     (entry,) = pool._sync(postgres).bucket._entries
-    assert entry.resource.cursor is None
+    cursor = entry.resource.cursor
+    assert (cursor.pgresult, cursor._results, cursor._tx.pgresult) == (None, [], None)
+    assert len(pool.execute_query(postgres, wanted, (1, 1))) == 1
+    assert entry.resource.cursor is cursor
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SET LOCAL work_mem = '1MB'; SELECT 42", [(42,)]),
+        ("SELECT 1; SELECT 2, 3", [(2, 3)]),
+        ("SELECT 4; CREATE TABLE later (n int)", [(4,)]),
+        ("CREATE TABLE later (n int); INSERT INTO later VALUES (1)", []),
+    ],
+)
+def test_several_statements_return_the_last_rows(
+    pool: SQLPool, postgres: DatabaseConfig, sql: str, expected: list[tuple[object, ...]]
+) -> None:
+    """Of a text of several statements the rows of the last one that has any come back."""
+    assert pool.execute_query(postgres, sql) == expected
 
 
 @pytest.mark.parametrize("sql", ["COPY t FROM STDIN", "-- all\ncopy t (a) to  stdout (FORMAT csv)"])
