@@ -304,8 +304,9 @@ class SyncSide:
         if self.driver.lost(record, error):
             self.bucket.suspect_idle()
             self.bucket.discard(entry)
-            raise DatabaseUnavailable(f"the connection to {self.label} was lost: {reason(error)}") from error
-        if isinstance(error, Exception):
+            if isinstance(error, Exception):
+                raise DatabaseUnavailable(f"the connection to {self.label} was lost: {reason(error)}") from error
+        elif isinstance(error, Exception):
             self._clean(entry)
         else:
             self.bucket.discard(entry)  # interrupted half-way: nobody knows what the server still sends

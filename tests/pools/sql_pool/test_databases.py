@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -672,3 +673,24 @@ def test_an_outdated_statement_costs_a_lease_its_connection(postgres: DatabaseCo
         with pytest.raises(DBAPIError, match="cached plan"):
             ask()
         assert ask() == []
+
+
+def test_ctrl_c_is_not_taken_for_a_lost_connection(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """An interrupt reaches the caller as it is, also when the connection ends with it."""
+    pool.execute_query(postgres, "SELECT 1")
+    (entry,) = pool._sync(postgres).bucket._entries
+
+    def end(_number: int, _frame: object) -> None:
+        entry.resource.raw.close()
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            pool.execute_query(postgres, "SELECT pg_sleep(20)")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert active(pool) == 0
+    assert pool.execute_query(postgres, "SELECT 1") == [(1,)]
