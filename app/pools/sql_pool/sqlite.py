@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from types import TracebackType
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 from app.pools.core.bucket import Entry
@@ -136,6 +137,15 @@ class Connection(sqlite3.Connection):
     def executescript(self, script: str) -> Any:
         """Commit, and execute a script of statements with a cursor of its own."""
         return self.cursor().executescript(script)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> Literal[False]:
+        """Commit, or roll back if the block raised, and let the next one write: sqlite3's own asks no method here."""
+        try:
+            return super().__exit__(kind, error, trace)
+        finally:
+            self.after()
 
     def commit(self) -> None:
         """Commit, and let the next one write."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,22 @@ def test_a_closed_connection_holds_no_lock_for_whoever_still_has_its_cursor(tmp_
         pool.execute_query(config, "INSERT INTO notes VALUES ('y')")
         assert pool.execute_query(config, "SELECT body FROM notes") == [("y",)]
         del cursor
+
+
+def test_a_block_of_the_driver_connection_ends_its_turn_as_the_writer(tmp_path: Path) -> None:
+    """What `with` on the driver's connection commits or rolls back keeps nobody from writing afterwards."""
+    config = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.5)
+    with SQLPool() as pool:
+        pool.execute_query(config, "CREATE TABLE notes (body TEXT)")
+        with pool.connection(config) as lease:
+            connection = lease.connection.driver_connection
+            assert connection is not None
+            with connection:
+                connection.execute("INSERT INTO notes VALUES ('kept')")
+            pool.execute_query(config, "INSERT INTO notes VALUES ('meanwhile')")
+            with suppress(ZeroDivisionError), connection:
+                connection.execute("INSERT INTO notes VALUES ('dropped')")
+                raise ZeroDivisionError
+            pool.execute_query(config, "INSERT INTO notes VALUES ('afterwards')")
+        found = pool.execute_query(config, "SELECT body FROM notes ORDER BY rowid")
+        assert found == [("kept",), ("meanwhile",), ("afterwards",)]
