@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -792,6 +793,27 @@ def test_a_wrong_password_fails_at_once_and_is_not_shown(pool: SQLPool, frail: D
             pool.execute_query(wrong, "SELECT 1")
         assert "hunter2-canary" not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {wrong!r}"
     assert "hunter2-canary" not in str(pool.get_stats())
+
+
+async def test_a_password_is_not_in_the_frames_of_a_failure(pool: SQLPool, frail: DatabaseConfig) -> None:
+    """A traceback with the frames' variables, as error trackers send it, shows no password: refused or unreachable."""
+    wrong = replace(frail, password=SecretStr("hunter2-canary"))
+    unreachable = replace(wrong, host="127.0.0.1", port=1)
+    with SQLPool(SQLPoolSettings(checkout_timeout=0.3)) as hasty:
+        for used, config in ((pool, wrong), (hasty, unreachable)):
+            with pytest.raises(DatabaseUnavailable) as for_threads:
+                used.execute_query(config, "SELECT 1")
+            with pytest.raises(DatabaseUnavailable) as for_tasks:
+                await used.execute_query_async(config, "SELECT 1")
+            with pytest.raises(DatabaseUnavailable) as for_leases, used.connection(config):
+                raise AssertionError
+            with pytest.raises(DatabaseUnavailable) as warmed:
+                used.warm_up(config)
+            for caught in (for_threads, for_tasks, for_leases, warmed):
+                told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+                assert "hunter2-canary" not in "".join(told.format())
+        await hasty.stop_async()
+    await pool.stop_async()
 
 
 async def test_a_wrong_password_fails_at_once_for_tasks(pool: SQLPool, frail: DatabaseConfig) -> None:

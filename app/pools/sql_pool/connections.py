@@ -216,6 +216,7 @@ class ConnectionBucket(Bucket[Record]):
         """Take note of a failure to connect; return what to raise."""
         self.attempts += 1
         self.failed_attempts += 1
+        _forget_frames(error)
         if self._permanent(error):
             self._failure = None
             verdict = "cannot be connected to" if isinstance(error, ConfigError) else "refuses the connection"
@@ -485,6 +486,19 @@ class ConnectionBucket(Bucket[Record]):
     def stats(self) -> dict[str, Any]:
         """Return the bucket's figures; times are seconds."""
         return {**super().stats(), "connect_attempts": self.attempts, "connect_failures": self.failed_attempts}
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Cut an error's traceback, and those of the errors that it came from: the drivers' frames have the password."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        each = chain.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        chain += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
 
 
 def pauses() -> Iterator[float]:
