@@ -50,7 +50,8 @@ def left_unfinished(connection: Connection) -> bool:
 
 def session_left_unfinished(session: Session, connection: Connection) -> bool:
     """Say whether a session, about to end, has written or is about to write something that was not committed."""
-    return bool(session.new or session.deleted) or left_unfinished(connection)
+    about_to = session.new or session.deleted or any(map(session.is_modified, session.dirty))
+    return bool(about_to) or left_unfinished(connection)
 
 
 def _note_statement(connection: Connection, cursor: Any, statement: str, *rest: Any) -> None:

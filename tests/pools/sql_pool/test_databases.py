@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -234,7 +234,7 @@ def test_a_connection_that_only_read_is_not_reported(
 async def test_what_a_session_did_not_commit_is_reported(
     pool: SQLPool, notes: DatabaseConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A session that ends with writes or new objects uncommitted is reported, for threads and tasks alike."""
+    """A session that ends with writes, new or modified objects uncommitted is reported, for threads and tasks alike."""
     with pool.session(notes) as session:
         session.execute(text("INSERT INTO notes (body) VALUES ('written')"))
     with pool.session(notes) as session:
@@ -245,10 +245,14 @@ async def test_what_a_session_did_not_commit_is_reported(
         session.execute(text("SELECT * FROM notes")).all()
         session.add(Note(body="kept"))
         session.commit()
+    with pool.session(notes) as session:
+        session.scalars(select(Note)).one().body = "not kept"
+    with pool.session(notes) as session:
+        session.scalars(select(Note)).one().body = "kept"  # as it was
 
     assert bodies(pool, notes) == ["kept"]
     reports = [record for record in caplog.records if "left unfinished" in record.message]
-    assert len(reports) == 3
+    assert len(reports) == 4
     assert all("test_databases.py" in report.message for report in reports)
     await pool.stop_async()
 
