@@ -116,8 +116,10 @@ class DatabaseConfig:
                 "the database URL cannot be read; write sqlite:///file.db or postgresql://user:password@host/name "
                 "and percent-encode special characters of the password"
             ) from None  # SQLAlchemy's message quotes the whole URL, password and all
-        if parsed.get_backend_name() != "sqlite" and str(url).count("@") > 1:
-            raise ConfigError("the database URL has an @ too many: percent-encode it in the user and password, as %40")
+        if parsed.get_backend_name() != "sqlite" and _without_query(str(url), parsed).count("@") > 1:
+            raise ConfigError(
+                "the database URL has an @ too many: percent-encode it in the user, the password and the query, as %40"
+            )
         values = {**_typed(parsed.query), **options}
         backend = parsed.get_backend_name()
         if backend == "sqlite":
@@ -225,6 +227,13 @@ def _positive(value: object) -> bool:
 def _require(name: str, value: object, fulfilled: bool, allowed: str) -> None:
     if not fulfilled:
         raise ConfigError(f"{name}={value!r} is not allowed; it must be {allowed}")
+
+
+def _without_query(text: str, url: URL) -> str:
+    """Return a URL's text without its query, if that is surely none and no part of a password: it has options alone."""
+    before, _, _ = text.rpartition("?")
+    is_query = "/" in before.rpartition("@")[2] and url.query.keys() <= {each.name for each in fields(DatabaseConfig)}
+    return before if is_query else text
 
 
 def _typed(query: Mapping[str, object]) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def test_a_password_of_another_type_is_refused_unseen() -> None:
         "postgresql://ada:hun@ter2@db:5432/x",
         "postgresql://ada:hun@ter2/x@db/x",
         "postgresql://ada:hun@ter2?x@db/x",
+        "postgresql://ada:hun@ter2?x=1@db/x",
+        "postgresql://ada:hun@ter2/x?y=1@db/x",
     ],
 )
 def test_a_bare_at_sign_in_the_password_is_refused_unseen(url: str) -> None:
@@ -94,6 +96,13 @@ def test_a_bare_at_sign_in_the_password_is_refused_unseen(url: str) -> None:
         DatabaseConfig.from_url(url)
 
     assert not [part for part in ("ada", "hun", "ter2") if part in str(caught.value)]
+
+
+def test_an_at_sign_in_the_query_is_its_options() -> None:
+    """A URL's option may have one: only those of the user and the password end where the host begins."""
+    config = DatabaseConfig.from_url("postgresql://ada:hunter2@db/x?application_name=a@b")
+
+    assert config == get_postgresql_config("db", 5432, "x", "ada", "hunter2", application_name="a@b")
 
 
 @pytest.mark.parametrize(
