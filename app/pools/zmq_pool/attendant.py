@@ -141,8 +141,15 @@ class Attendant:
         if wake is not None:
             poller.register(wake, select.POLLIN)
         by_descriptor: dict[int, Attended] = {}
+        failed: set[Attended] = set()
         for member in (*stuck, *watched):
-            descriptor = self._descriptor(member)
+            try:
+                descriptor = member.descriptor()
+            except Exception:
+                log.exception("%r cannot be waited for; it is left alone until it is used again", member)
+                self.unwatch(member)
+                failed.add(member)
+                continue
             if descriptor is not None:
                 by_descriptor[descriptor] = member
                 poller.register(descriptor, select.POLLIN)
@@ -151,17 +158,9 @@ class Attendant:
         if wake is not None and wake in readable:
             os.read(wake, 4096)
         called = {by_descriptor[descriptor] for descriptor in readable & by_descriptor.keys()}
-        for member in called.union(stuck, fresh):
+        for member in called.union(stuck, fresh) - failed:
             self._serve(member)
         return True
-
-    def _descriptor(self, member: Attended) -> int | None:
-        try:
-            return member.descriptor()
-        except Exception:
-            log.exception("%r cannot be waited for; it is left alone until it is used again", member)
-            self.unwatch(member)
-            return None
 
     def _serve(self, member: Attended) -> None:
         with self._lock:

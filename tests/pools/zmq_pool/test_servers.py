@@ -271,9 +271,10 @@ def test_a_server_that_is_away_is_looked_for_at_growing_intervals(pool, free_end
     """A connection is tried again after 10 ms, then twice as long each time, up to the second that is the limit."""
     with pool.socket(SocketConfig(SocketType.REQ, free_endpoint)) as socket:
         assert (10, 1000) == (socket.reconnect_ivl, socket.reconnect_ivl_max)
-    assert [10, 20, 40, 80] == intervals(pool, SocketConfig(SocketType.REQ, free_endpoint, linger=0.01), 4)
+    growing = intervals(pool, SocketConfig(SocketType.REQ, free_endpoint, linger=0.01), 6)
+    assert [10, 20, 40, 80] == list(dict.fromkeys(growing))[:4]  # libzmq may tell of an attempt twice
     bounded = SocketConfig(SocketType.REQ, free_endpoint, options={"RECONNECT_IVL": 5, "RECONNECT_IVL_MAX": 15})
-    assert [5, 10, 15, 15, 15] == intervals(pool, bounded, 5)
+    assert [5, 10, 15] == list(dict.fromkeys(intervals(pool, bounded, 6)))
 
 
 def intervals(pool, config, count):

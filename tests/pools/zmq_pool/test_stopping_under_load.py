@@ -22,6 +22,7 @@ class Member:
     def __init__(self, fails=False):
         self.fails = fails
         self.served = 0
+        self.finished = False
 
     def descriptor(self):
         if self.fails:
@@ -30,7 +31,7 @@ class Member:
 
     def attend(self):
         self.served += 1
-        return False
+        return self.finished
 
     def close(self):
         pass
@@ -48,8 +49,10 @@ def test_a_member_that_fails_does_not_end_the_attendant():
         eventually(lambda: good.served > before + 3, 3)
         assert attendant._thread.is_alive()
     finally:
-        attendant.unwatch(bad)
+        good.finished = True
         attendant.unwatch(good)
+    eventually(lambda: attendant._thread is None)
+    assert not bad.served
 
 
 def test_a_pool_is_stopped_and_started_under_load():
