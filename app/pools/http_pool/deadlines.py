@@ -76,10 +76,11 @@ class Watchdog:
     def _wake_by(self, deadline: float) -> None:
         forks.register(self)
         with self._lock:
-            self._wakes_at = min(self._wakes_at, deadline)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="poolwire-http-deadlines", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="poolwire-http-deadlines", daemon=True)
+                thread.start()
+                self._thread = thread  # not before: whoever comes after a failure tries again
+            self._wakes_at = min(self._wakes_at, deadline)
             self._wake.set()
 
     def _run(self) -> None:

@@ -139,3 +139,23 @@ def test_a_guard_has_one_owner() -> None:
             else:
                 theirs.settimeout(10)
                 assert theirs.recv(1) == b""
+
+
+def test_a_watchdog_that_could_not_start_starts_for_the_next_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure to start its thread, as at the system's limit, a later deadline is watched all the same."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watchdog = Watchdog()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            watchdog.watch(time.monotonic())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        guard = watchdog.watch(time.monotonic() + 0.05)
+        guard.sock = ours
+        theirs.settimeout(10)
+        assert theirs.recv(1) == b""
+    assert not watchdog.release(guard)
