@@ -3,8 +3,11 @@
 import asyncio
 import gc
 import inspect
+import sqlite3
+import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from sqlalchemy import text
 
 from app.pools.errors import LeaseLeaked, PoolClosed, PoolTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
-from tests.support.waiting import eventually_async
+from app.pools.sql_pool.aiosqlite_connection import Connection
+from tests.support.waiting import eventually, eventually_async
 
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 ENDLESS = f"{NUMBERS} SELECT count(*) FROM n"
@@ -170,12 +174,63 @@ async def test_calls_given_up_before_their_turn_cost_no_connection(file: Databas
         assert await asyncio.gather(*(pool.execute_query_async(file, "SELECT 1") for _ in range(2))) == [[(1,)]] * 2
 
 
+def test_a_loop_that_closes_meanwhile_leaves_its_connection_whole(file: DatabaseConfig) -> None:
+    """An answer that nobody waits for any more ends no thread, and the connection is closed in the end."""
+    release = threading.Event()
+    connection = Connection(partial(sqlite3.connect, file.database, check_same_thread=False))
+    thread = connection._thread
+
+    async def abandon() -> None:
+        await connection
+        task = asyncio.create_task(connection._execute(release.wait, 20))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(abandon())
+    release.set()
+    serves = threading.Event()
+    connection._tx.put_nowait((None, serves.set))
+    assert serves.wait(20)
+    asyncio.run(connection.close())
+    eventually(lambda: not thread.is_alive())
+
+
+def test_a_cancelled_connect_leaves_nothing_open(file: DatabaseConfig) -> None:
+    """A connection that is opened for a task that was cancelled is closed, and its thread ends."""
+    release = threading.Event()
+    opened = []
+
+    def connect() -> sqlite3.Connection:
+        release.wait(20)
+        opened.append(sqlite3.connect(file.database, check_same_thread=False))
+        return opened[0]
+
+    async def give_up() -> None:
+        async def attempt() -> None:
+            await connection
+
+        task = asyncio.create_task(attempt())
+        await eventually_async(connection._thread.is_alive)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    connection = Connection(connect)
+    asyncio.run(give_up())
+    release.set()
+    eventually(lambda: not connection._thread.is_alive())
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+
+
 def test_aiosqlite_executes_in_its_threads_order() -> None:
-    """The private names of aiosqlite's connection that the pool relies on still mean what they did."""
+    """The private names of aiosqlite that the pool relies on still mean what they did."""
     assert list(inspect.signature(aiosqlite.Connection._execute).parameters) == ["self", "fn", "args", "kwargs"]
     source = inspect.getsource(aiosqlite.core)
     assert "self._tx.put_nowait((future, function))" in source
     assert "if future:" in source
+    assert "return _STOP_RUNNING_SENTINEL" in source
+    assert "target=_connection_worker_thread, args=(self._tx,)" in source
     assert "self._conn._execute(fn" in inspect.getsource(aiosqlite.Cursor)
     made = aiosqlite.Connection(lambda: None, 64)  # type: ignore[arg-type, return-value]
     assert made._connection is None

@@ -2,76 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import time
-from collections.abc import Callable
-from typing import Any
 
-import aiosqlite
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.sql_pool import sqlite
+from app.pools.sql_pool.aiosqlite_connection import Connection
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.connections import Record
-from app.pools.sql_pool.interruption import AGAIN
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.residue import LASTING
 from app.pools.sql_pool.sqlite import BEGIN_READONLY, Source, is_busy
-from app.pools.sql_pool.watchdog import remind
-
-_CHUNK = 64
-_BRIEF = frozenset({"commit", "rollback", "close"})
-
-
-class Connection(aiosqlite.Connection):
-    """A connection whose statement ends with the task that awaits it."""
-
-    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
-        except asyncio.CancelledError:
-            if getattr(fn, "__name__", None) not in _BRIEF:
-                self._give_up()
-            raise
-
-    def stop(self) -> asyncio.Future[Any] | None:
-        """Stop the thread, once: it would not answer a second time, and whoever awaits that would wait for ever."""
-        stopped: asyncio.Future[Any] | None = super().stop() if self._running else None
-        return stopped
-
-    def _give_up(self) -> None:
-        connection = self._connection
-        if isinstance(connection, sqlite.Connection):
-            ending = _Ending(connection)
-            ending.end()
-            self._tx.put_nowait((None, ending.over))  # the thread's next act, before whatever comes next
-
-
-class _Ending:
-    """Ends what a connection executes."""
-
-    def __init__(self, connection: sqlite.Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._over = False
-
-    def end(self) -> None:
-        """Do so, again and again until ``over``: it is lost on a statement that has not begun yet."""
-        with self._lock:
-            if self._over:
-                return
-            self._connection.give_up()
-        remind(time.monotonic() + AGAIN, self.end)
-
-    def over(self) -> None:
-        """Let the connection execute what comes next."""
-        with self._lock:
-            self._over = True
-            self._connection.go_on()
 
 
 class AiosqliteDriver:
@@ -112,9 +56,7 @@ class AiosqliteDriver:
         )
 
     def _connect(self) -> Connection:
-        connection = Connection(self._source.connect, _CHUNK)
-        connection._thread.daemon = True
-        return connection
+        return Connection(self._source.connect)
 
     def adopt(self, record: Record) -> None:
         """Begin transactions with statements: nobody else uses these connections."""
