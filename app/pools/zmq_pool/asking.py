@@ -127,14 +127,14 @@ class RequestSocket(WatchfulSocket):
         """Receive one frame, as ``zmq.Socket.recv`` does."""
         trace = self._trace
         state = trace[0]
-        if flags or track or (state != SENT and state != _SENT_RETIMED):
+        if flags or not copy or track or (state != SENT and state != _SENT_RETIMED):
             return super().recv(flags, copy, track)
         try:
-            frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
+            data = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, True, False)
         except zmq.ZMQError as error:
-            frame = self._receive_late(state, 0, error, False)
-        trace[0] = state ^ _ANSWERED | MORE_IN if frame.more else state ^ _ANSWERED
-        return frame.bytes if copy else frame
+            data = self._receive_late(state, 0, error)
+        trace[0] = state ^ _ANSWERED | MORE_IN if self._frames_left() else state ^ _ANSWERED
+        return data
 
     def recv_string(self, flags: int = 0, encoding: str = "utf-8") -> str:
         """Receive one frame as text, as ``zmq.Socket.recv_string`` does."""
@@ -142,11 +142,11 @@ class RequestSocket(WatchfulSocket):
         if flags or trace[0] != SENT:
             return super().recv_string(flags, encoding)
         try:
-            frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
+            data = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, True, False)
         except zmq.ZMQError as error:
-            frame = self._receive_late(SENT, 0, error, False)
-        trace[0] = RECEIVED | MORE_IN if frame.more else RECEIVED
-        text: str = frame.bytes.decode(encoding)
+            data = self._receive_late(SENT, 0, error)
+        trace[0] = RECEIVED | MORE_IN if self._frames_left() else RECEIVED
+        text: str = data.decode(encoding)
         return text
 
     def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
@@ -155,13 +155,12 @@ class RequestSocket(WatchfulSocket):
         if flags or not copy or track or trace[0] != SENT:
             return super().recv_multipart(flags, copy, track)
         try:
-            frame = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, False, False)
+            data = self._busy_poll.receive(self) if trace[ALONE_AT] else raw_recv(self, 0, True, False)
         except zmq.ZMQError as error:
-            frame = self._receive_late(SENT, 0, error, False)
-        frames = [frame.bytes]
-        while frame.more:
-            frame = raw_recv(self, 0, False, False)
-            frames.append(frame.bytes)
+            data = self._receive_late(SENT, 0, error)
+        frames = [data]
+        while self._frames_left():
+            frames.append(raw_recv(self, 0, True, False))
         trace[0] = RECEIVED
         return frames
 

@@ -45,13 +45,13 @@ class BusyPoll:
         self._wins = 0
 
     def receive(self, socket: Any) -> Any:
-        """Receive a frame, as ``raw_recv(socket, 0, False, False)`` does."""
+        """Receive a frame, as ``raw_recv(socket, 0, True, False)`` does."""
         if not self._left:
             return self._try(socket)
         self._left -= 1
         if self._pays:
             self._look(socket)
-        return raw_recv(socket, 0, False, False)
+        return raw_recv(socket, 0, True, False)
 
     def _look(self, socket: Any) -> None:
         end = _now() + self._seconds
@@ -63,7 +63,7 @@ class BusyPoll:
         began = _now()
         if looks:
             self._look(socket)
-        frame = raw_recv(socket, 0, False, False)
+        data = raw_recv(socket, 0, True, False)
         took = _now() - began
         self._tried += 1
         if looks:
@@ -73,4 +73,4 @@ class BusyPoll:
         if self._tried == 2 * _PAIRS:
             self._pays = self._wins >= _ENOUGH
             self._left, self._tried, self._wins = _ROUND, 0, 0
-        return frame
+        return data

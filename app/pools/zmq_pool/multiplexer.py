@@ -30,7 +30,7 @@ import zmq
 
 from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, UnexpectedReply
 from app.pools.zmq_pool.attempts import out_of_descriptors
-from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, RCVMORE, raw_get, raw_recv, raw_send
+from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, frames_left_of, raw_recv, raw_send
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 
 WINDOW = 400
@@ -282,6 +282,7 @@ class Connection:
 
     __slots__ = (
         "_descriptors",
+        "_frames_left",
         "_monitor",
         "_owner",
         "_scheduled",
@@ -294,6 +295,7 @@ class Connection:
     def __init__(self, owner: Multiplexer, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
         self._owner = owner
         self._socket = socket
+        self._frames_left = frames_left_of(socket)
         self._monitor = monitor
         self._scheduled = False
         # For a moment after a loss libzmq still accepts messages, and drops them: so none is sent until the next
@@ -361,15 +363,17 @@ class Connection:
                 if reply is None:
                     self._skip_message(number)
                     continue
-                empty = raw_recv(socket, NOBLOCK)
-                # As a frame, which knows for a third of RCVMORE's cost whether more follow.
-                body = raw_recv(socket, NOBLOCK, False)
                 del pending[number]
-                if empty or body.more:
-                    self._misunderstood(reply)
+                # The frame that ends the envelope. Without it, what is read next would be another request's reply.
+                if raw_recv(socket, NOBLOCK) or not self._frames_left():
+                    self._misunderstood(reply, "lacks the end of the request's envelope (multiplexed=False needs none)")
+                    continue
+                body = raw_recv(socket, NOBLOCK)
+                if self._frames_left():
+                    self._misunderstood(reply, "has more than one frame")
                     continue
                 if not reply.done():  # cancelled this moment
-                    reply.set_result(body.bytes)
+                    reply.set_result(body)
             self._scheduled = True
             self._owner.loop.call_soon(self.pump)
         except zmq.Again:
@@ -377,16 +381,16 @@ class Connection:
 
     def _skip_message(self, number: bytes) -> None:
         """Skip what answers nothing that is waited for: the reply to a request that was given up."""
-        while raw_get(self._socket, RCVMORE):
+        while self._frames_left():
             raw_recv(self._socket, NOBLOCK)
         self.unanswered.discard(number)
         self._owner.note("stale")
 
-    def _misunderstood(self, reply: Reply) -> None:
-        while raw_get(self._socket, RCVMORE):
+    def _misunderstood(self, reply: Reply, reason: str) -> None:
+        while self._frames_left():
             raw_recv(self._socket, NOBLOCK)
         if not reply.done():
-            reply.set_exception(UnexpectedReply(self._owner.config.endpoint))
+            reply.set_exception(UnexpectedReply(self._owner.config.endpoint, reason))
 
     def _watch(self) -> None:
         """Take note of a connection that was lost, and of the next one."""

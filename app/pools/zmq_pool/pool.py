@@ -145,10 +145,10 @@ class ZMQPool(ManagedPool):
             if deadline is not None:
                 left = _left(deadline)
                 socket.settle_timeouts(left, left)
-            reply: zmq.Frame = socket.recv(copy=False)
-            if reply.more:
+            reply: bytes = socket.recv()
+            if socket.frames_left:
                 raise UnexpectedReply(config.endpoint)
-        return reply.bytes
+        return reply
 
     async def request_async(self, config: SocketConfig, body: bytes, timeout: float | None = None) -> bytes:
         """Send ``body`` and return the reply, without blocking the event loop.

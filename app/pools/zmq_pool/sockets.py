@@ -2,8 +2,7 @@
 
 pyzmq's Python layer costs more than libzmq's work on a small message, so the usual calls go straight to the
 compiled base class. On the way each socket notes what a lessee leaves behind, which is cheaper than asking
-libzmq at the end: ``EVENTS`` and ``RCVMORE`` cost twice as much as a send. A frame that is received knows for
-less whether more follow.
+libzmq at the end: ``EVENTS`` and ``RCVMORE`` cost twice as much as a send.
 
 A signal's handler may raise when libzmq has done what it was told, and before the call is back. So the worst that a
 call may leave behind is noted before it and settled after it; only if something was in between, libzmq is asked.
@@ -25,6 +24,7 @@ from app.pools.zmq_pool.backend import (
     POLLOUT,
     RCVMORE,
     SNDMORE,
+    frames_left_of,
     raw_get,
     raw_recv,
     raw_send,
@@ -51,6 +51,8 @@ class LeanSocket(zmq.Socket[bytes]):
     config: SocketConfig
     _trace: list[int] = [0]  # noqa: RUF012 - each has its own; this one is for what an interrupt left half made
     _pid: int = 0
+    _frames_left: Callable[[], int]
+    """Says, truthy or not, whether frames are left of the message that was received last."""
     _spoiled = MORE_OUT | MORE_IN | CHANGED
     """What makes a socket of this type unfit for the next lessee."""
     _reading = MORE_IN
@@ -61,11 +63,17 @@ class LeanSocket(zmq.Socket[bytes]):
         # Into __dict__, because pyzmq's __setattr__ takes attributes for options. The list, because changing
         # an item of it costs a fraction of setting an attribute.
         self.__dict__.update(config=config, diagnose=str, _trace=[0], _pid=os.getpid(), _patience=0.0)
+        self.__dict__["_frames_left"] = frames_left_of(self)
 
     def __del__(self) -> None:
         # Without pyzmq's warning: whoever loses a lease is warned once, by the lease.
         if not self.closed:
             self.close()
+
+    @property
+    def frames_left(self) -> bool:
+        """Whether frames are left of the message that was received last."""
+        return bool(self._trace[0] & MORE_IN)
 
     def reusable(self) -> bool:
         """Say whether the lessee left the socket as it was given, and make it as new."""
@@ -171,14 +179,14 @@ class LeanSocket(zmq.Socket[bytes]):
         before = trace[0]
         trace[0] = before | self._reading
         try:
-            frame = raw_recv(self, flags, False, track)
+            received = raw_recv(self, flags, copy, track)
         except zmq.ZMQError as error:
-            frame = self._receive_late(before, flags, error, track)
-        if frame.more:
+            received = self._receive_late(before, flags, error, copy, track)
+        if self._frames_left():
             trace[0] = before & ~SENT | (RECEIVED | MORE_IN)
         else:
             trace[0] = before & ~(SENT | MORE_IN) | RECEIVED
-        return frame.bytes if copy else frame
+        return received
 
     def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> list[Any]:
         """Receive all frames of a message, as ``zmq.Socket.recv_multipart`` does."""
@@ -187,13 +195,11 @@ class LeanSocket(zmq.Socket[bytes]):
         before = trace[0]
         trace[0] = before | self._reading
         try:
-            frame = raw_recv(self, flags, False, track)
+            frames = [raw_recv(self, flags, copy, track)]
         except zmq.ZMQError as error:
-            frame = self._receive_late(before, flags, error, track)
-        frames = [frame.bytes if copy else frame]
-        while frame.more:
-            frame = raw_recv(self, flags, False, track)
-            frames.append(frame.bytes if copy else frame)
+            frames = [self._receive_late(before, flags, error, copy, track)]
+        while self._frames_left():
+            frames.append(raw_recv(self, flags, copy, track))
         trace[0] = before & ~(SENT | MORE_IN) | RECEIVED
         return frames
 
@@ -212,7 +218,7 @@ class LeanSocket(zmq.Socket[bytes]):
             size: int = receive()
         except zmq.ZMQError as error:
             size = self._do_late(before, int(flags), error, receive)
-        more = MORE_IN if raw_get(self, RCVMORE) else 0
+        more = MORE_IN if self._frames_left() else 0
         trace[0] = before & ~(SENT | MORE_IN) | RECEIVED | more
         return size
 
@@ -221,14 +227,17 @@ class LeanSocket(zmq.Socket[bytes]):
         count = 0
         with contextlib.suppress(zmq.ZMQError):
             while not self.closed and count < _COUNTED_AT_MOST:  # peers may send on all the while
-                while raw_recv(self, NOBLOCK, False).more:
-                    pass
+                raw_recv(self, NOBLOCK)
+                while self._frames_left():
+                    raw_recv(self, NOBLOCK)
                 count += 1
         return count
 
-    def _receive_late(self, before: int, flags: int, error: zmq.ZMQError, track: bool) -> Any:
+    def _receive_late(
+        self, before: int, flags: int, error: zmq.ZMQError, copy: bool = True, track: bool = False
+    ) -> Any:
         """Receive a frame that did not come within libzmq's time limit; or raise, with ``before`` noted."""
-        return self._do_late(before, flags, error, lambda: raw_recv(self, flags, False, track))
+        return self._do_late(before, flags, error, lambda: raw_recv(self, flags, copy, track))
 
     def _do_late(self, before: int, flags: int, error: zmq.ZMQError, receive: Callable[[], R]) -> R:
         try:

@@ -40,13 +40,18 @@ def peer():
 
 @pytest.fixture
 def struck(monkeypatch):
-    """Return a function that has a signal arrive right after one of the next calls to libzmq of a kind."""
+    """Return a function that has a signal arrive right after one of the next calls to libzmq of a kind.
 
-    def strike(name, after=1):
+    ``on`` is a socket, whose own attribute makes the call.
+    """
+
+    def strike(name, after=1, on=None):
         calls = itertools.count(1)
         for module in (asking, busy_poll, sockets):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, struck_one(getattr(module, name), calls, after))
+        if on is not None:
+            monkeypatch.setitem(on.__dict__, name, struck_one(getattr(on, name), calls, after))
 
     def struck_one(call, calls, after):
         def struck_call(*args):
@@ -267,8 +272,10 @@ def test_an_interrupted_receive_leaves_nothing_to_the_next_lessee(pool, struck, 
         check_own_replies(pool, config)
         with interrupted(pool, config, caught=caught) as socket:
             socket.send_multipart([b""] * (kind is SocketType.DEALER) + [b"mine"] * frames)
-            # `recv_into` has received a frame when it asks whether more follow.
-            struck("raw_get" if receive == "recv_into" else "raw_recv")
+            if receive == "recv_into":  # it has received a frame when it asks whether more follow
+                struck("_frames_left", on=socket)
+            else:
+                struck("raw_recv")
             RECEIVES[receive](socket)
         check_own_replies(pool, config)
 

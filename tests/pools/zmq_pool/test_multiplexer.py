@@ -286,6 +286,32 @@ async def test_a_reply_of_several_frames_is_an_error(pool):
         assert b"one" == one
 
 
+@pytest.mark.parametrize("end", [[b""], [b"body"]])
+async def test_a_reply_with_half_an_envelope_takes_nothing_of_the_next_one(pool, end):
+    """A server that leaves frames out fails its own request clearly; the reply after it reaches the right caller."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.linger, router.rcvtimeo = 0, 20_000
+    config = SocketConfig(SocketType.REQ, f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+
+    def serve():
+        asked = [router.recv_multipart() for _ in range(2)]
+        router.send_multipart([*asked[0][:2], *end])
+        router.send_multipart(asked[1])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        asking = (pool.request_async(config, body, timeout=20) for body in (b"first", b"second"))
+        first, second = await asyncio.gather(*asking, return_exceptions=True)
+        assert isinstance(first, UnexpectedReply)
+        assert "envelope" in str(first)
+        assert b"second" == second
+    finally:
+        thread.join()
+        context.destroy(0)
+
+
 async def test_a_server_that_keeps_the_envelope_needs_a_req_per_request(pool):
     """With multiplexed=False each request leases a REQ, which suits a ROUTER that expects exactly three frames."""
     context = zmq.Context()
