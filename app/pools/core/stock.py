@@ -128,6 +128,8 @@ class Stock(ABC, Generic[T]):
             granted = self._enqueue(waiter)
             while granted is None:
                 woken = waiter.wait(deadline - time.monotonic())
+                if woken and not self._idle and waiter.granted is None:
+                    continue  # a running thread was faster, as most are: the lock is not needed to see that
                 granted = self._look_again(waiter, last_chance=not woken)
         except BaseException:
             self._abandon(waiter)
