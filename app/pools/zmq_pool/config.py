@@ -61,7 +61,7 @@ class SocketConfig:
         endpoint: a ``tcp://``, ``ipc://`` or ``inproc://`` address.
         bind: whether to bind the endpoint; otherwise the socket connects to it.
         options: libzmq socket options by name (``"RCVHWM"``) or constant (``zmq.RCVHWM``). Times are
-            milliseconds, as in libzmq.
+            milliseconds, as in libzmq. A ``ROUTING_ID`` is one socket's name, so it needs ``max_connections=1``.
         topics: what a SUB subscribes to, by prefix; ``""`` is everything. Nothing unless given.
         send_timeout: seconds that a send may wait for a connection or for room, ``math.inf`` for ever.
         receive_timeout: seconds that a receive may wait, ``math.inf`` for ever. By default 10 for REQ and
@@ -190,11 +190,21 @@ class SocketConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name}={value!r} of {self.label} is not a count from 1 up")
+        self._check_name(kind)
         linger = _linger_seconds(self)
         if not 0 <= linger < FOREVER:
             raise ConfigError(f"the linger of {self.label} is unbounded: stopping the pool could wait for ever")
         if kind in SENDING and not linger:
             raise ConfigError(f"a linger of 0 makes {self.label} drop what it has just accepted; use a time above 0")
+
+    def _check_name(self, kind: SocketType) -> None:
+        """Refuse a name for several sockets: a ROUTER answers only one connection of a name, and drops the others."""
+        several = not self.bind and kind not in SENDING and self.max_connections != 1
+        if several and "ROUTING_ID" in (self.options or {}):
+            raise ConfigError(
+                f"the option ROUTING_ID would give every socket of {self.label} the same name, and a ROUTER answers "
+                f"only one connection of a name; give max_connections=1 as well"
+            )
 
     def _check_secrecy(self, where: endpoints.Endpoint) -> None:
         fitting = CurveServer if self.bind else CurveClient

@@ -64,6 +64,17 @@ def test_wrong_values_are_errors_that_name_them(wrong, complaint):
         SocketConfig(**values)
 
 
+@pytest.mark.parametrize("kind", [SocketType.REQ, SocketType.DEALER, SocketType.ROUTER])
+@pytest.mark.parametrize("name", ["ROUTING_ID", "routing_id", zmq.IDENTITY])
+def test_a_name_is_one_sockets(kind, name):
+    """A ROUTING_ID for sockets that connect is refused, unless there is one of them; one that binds is alone."""
+    for several in (None, 2):
+        with pytest.raises(ConfigError, match=r"ROUTING_ID .* give max_connections=1"):
+            SocketConfig(kind, "tcp://127.0.0.1:5555", options={name: b"a"}, max_connections=several)
+    SocketConfig(kind, "tcp://127.0.0.1:5555", options={name: b"a"}, max_connections=1)
+    SocketConfig(kind, "tcp://127.0.0.1:*", bind=True, options={name: b"a"})
+
+
 def test_what_is_published_may_not_be_dropped_at_once():
     """A PUB or PUSH with a linger of 0 would drop what it has just accepted, so it is refused."""
     for how in ({"linger": 0}, {"options": {"LINGER": 0}}):
