@@ -61,7 +61,7 @@ class Attempt:
                 self._vacated_at = time.monotonic()
             elif time.monotonic() >= max(freed_at, self._vacated_at) + _REBIND_WITHIN:
                 raise
-        except (zmq.ZMQError, OSError) as error:
+        except (zmq.ZMQError, OSError, OutOfDescriptors) as error:
             if not out_of_descriptors(error):
                 raise
             if self.seconds >= self._within:
@@ -80,6 +80,6 @@ class Attempt:
         return time.monotonic() >= self._tried_at + _REAPED_WITHIN
 
 
-def out_of_descriptors(error: zmq.ZMQError | OSError) -> bool:
+def out_of_descriptors(error: zmq.ZMQError | OSError | OutOfDescriptors) -> bool:
     """Say whether a socket, or a file for it, could not be opened because the process may have no more of them."""
-    return error.errno == errno.EMFILE
+    return isinstance(error, OutOfDescriptors) or error.errno == errno.EMFILE

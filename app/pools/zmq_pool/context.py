@@ -6,7 +6,9 @@ context costs two threads. Pools take a share in it; the last one to stop termin
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import resource
 import threading
 import time
@@ -15,12 +17,17 @@ from typing import Any
 import zmq
 
 from app.pools.core import forks
-from app.pools.errors import PoolClosed
+from app.pools.errors import OutOfDescriptors, PoolClosed
+from app.pools.zmq_pool.attempts import out_of_descriptors
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.curve import CurveServer
 from app.pools.zmq_pool.zap import Authenticator
 
 log = logging.getLogger(__name__)
+
+_NEEDED = 8
+"""Descriptors without which a context is not begun: its first socket takes six of them, and libzmq aborts the process
+if some of its own threads' are not to be had."""
 
 
 class SharedContext:
@@ -33,7 +40,11 @@ class SharedContext:
         self._authenticator: Authenticator | None = None
 
     def take(self) -> zmq.Context[zmq.Socket[bytes]]:
-        """Return the context, for use until ``give``."""
+        """Return the context, for use until ``give``.
+
+        Raises:
+            OutOfDescriptors: there is no context yet, and there are too few descriptors to begin one.
+        """
         forks.register(self)
         with self._lock:
             if self._context is None:
@@ -90,10 +101,25 @@ class SharedContext:
 
 
 def _make() -> zmq.Context[zmq.Socket[bytes]]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    # Only takes effect before the first socket. The default, 1023, is less than a busy process needs.
-    context.set(zmq.MAX_SOCKETS, socket_limit())
+    try:
+        _check_descriptors()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # Only takes effect before the first socket. The default, 1023, is less than a busy process needs.
+        context.set(zmq.MAX_SOCKETS, socket_limit())
+        context.socket(zmq.PAIR).close(0)  # starts libzmq's threads now, while their descriptors are known to be there
+    except (zmq.ZMQError, OSError) as error:
+        if not out_of_descriptors(error):
+            raise
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise OutOfDescriptors("the ZMQ context", 0.0, limit) from error
     return context
+
+
+def _check_descriptors() -> None:
+    """Raise ``OSError`` unless this process can have as many more descriptors as a context needs."""
+    with contextlib.ExitStack() as held:
+        for _ in range(_NEEDED):
+            held.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def socket_limit() -> int:

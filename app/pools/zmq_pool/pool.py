@@ -106,7 +106,11 @@ class ZMQPool(ManagedPool):
 
     @property
     def context(self) -> zmq.Context[zmq.Socket[bytes]]:
-        """The process's context, for what the pool does not cover; the pool terminates it when it stops."""
+        """The process's context, for what the pool does not cover; the pool terminates it when it stops.
+
+        Raises:
+            OutOfDescriptors: it is still to be made, and there are too few descriptors for it.
+        """
         context = self._context
         if context is None:
             with self._lock:

@@ -1,6 +1,8 @@
 """A process that has no file descriptors left, for a moment or for longer."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +21,6 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def pool():
     with ZMQPool(ZMQPoolSettings()) as pool:
-        pool.context.socket(zmq.PAIR).close()  # the first starts libzmq's threads, without which libzmq aborts
         yield pool
 
 
@@ -149,3 +150,34 @@ def test_an_attendant_begins_without_descriptors():
         attendant.nudge(member)
         eventually(lambda: member.served > 2)
     eventually(lambda: attendant._thread is None)
+
+
+_BEGINS_WITHOUT_DESCRIPTORS = """
+import sys
+from app.pools.errors import OutOfDescriptors
+from app.pools.zmq_pool import SocketConfig, ZMQPool, attempts
+from tests.support.descriptors import shortage
+
+attempts._REAPED_WITHIN = 0.1
+pool, alone = ZMQPool(), SocketConfig("PAIR", "inproc://alone", bind=True)
+with shortage(int(sys.argv[1])):
+    for begin in (pool.start, pool.socket(alone).__enter__):
+        try:
+            begin()
+        except OutOfDescriptors as error:
+            print(error)
+with pool.socket(alone):
+    print("begun")
+"""
+
+
+@pytest.mark.parametrize("free", range(6))
+def test_a_pool_begins_without_descriptors(free):
+    """libzmq, which would abort the process, is not told to begin: it is an OutOfDescriptors, and later it begins."""
+    command = [sys.executable, "-c", _BEGINS_WITHOUT_DESCRIPTORS, str(free)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "") == (ran.returncode, ran.stderr)
+    at_start, at_lease, begun = ran.stdout.splitlines()
+    assert at_start.startswith("the ZMQ context: no socket could be opened")
+    assert at_lease.startswith("PAIR inproc://alone (bound): no socket could be opened")
+    assert "begun" == begun
