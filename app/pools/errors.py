@@ -200,6 +200,21 @@ class ForeignThread(PoolError, RuntimeError):
         )
 
 
+class LeaseEnded(PoolError, RuntimeError):
+    """A task uses the socket of an asyncio lease that has ended, or from which the socket was detached.
+
+    Attributes:
+        key: the socket's configuration.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(
+            f"the lease of {key} has ended, or its socket was detached. End each task that uses a leased socket before "
+            f"its lease; after detach() use what that returned"
+        )
+
+
 class UnexpectedReply(PoolError):
     """A peer's reply is not of the form that the call returns.
 

@@ -24,6 +24,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils import jsonapi
 
+from app.pools.errors import LeaseEnded
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
 from app.pools.zmq_pool.watchful import LOOK_EVERY, WatchfulSocket
@@ -39,11 +40,15 @@ class AsyncSocket:
     """A leased socket for the event loop that runs; every other attribute is that of the ``zmq.Socket``.
 
     Several tasks may wait at once; messages go to receivers in the order in which they began to wait. A
-    receive that is cancelled takes no message with it.
+    receive that is cancelled takes no message with it. What still waits when the lease ends, or the socket is
+    detached, and what comes later, fails as ``LeaseEnded``: the next lessee may have the socket.
     """
 
-    _own = frozenset({"_is_down", "_loop", "_lookout", "_pollers", "_receivers", "_senders", "_socket", "_watch"})
+    _own = frozenset(
+        {"_ended", "_is_down", "_loop", "_lookout", "_pollers", "_receivers", "_senders", "_socket", "_watch"}
+    )
     _watch: _Watch | None = None
+    _ended = False
 
     def __init__(self, socket: LeanSocket) -> None:
         self._socket = socket
@@ -151,6 +156,7 @@ class AsyncSocket:
 
     async def poll(self, timeout: int | None = None, flags: int = zmq.POLLIN) -> int:
         """Wait up to ``timeout`` milliseconds until the socket is ready for one of ``flags``; return which, or 0."""
+        self._check_lease()
         events = int(self._socket.get(zmq.EVENTS)) & flags
         if events or timeout == 0:
             self._rouse()
@@ -173,7 +179,7 @@ class AsyncSocket:
 
     def close(self, linger: int | None = None) -> None:
         """Close the socket; who waits for it finds it closed."""
-        self.release()  # first: its descriptor may be another's as soon as it is closed
+        self._end_watch()  # first: its descriptor may be another's as soon as it is closed
         self._socket.close(linger)
         self._look()
 
@@ -226,6 +232,8 @@ class AsyncSocket:
         self._lookout = self._loop.call_later(LOOK_EVERY, _look_out, weakref.ref(self))
 
     def _attempt(self, operation: Callable[[], R]) -> R:
+        if self._ended:
+            self._check_lease()
         try:
             return operation()
         finally:
@@ -286,15 +294,27 @@ class AsyncSocket:
             if events & flags and not poller.done():
                 poller.set_result(events & flags)
 
+    def _check_lease(self) -> None:
+        if self._ended:
+            raise LeaseEnded(self._socket.config.label)
+
     def release(self) -> LeanSocket:
-        """End the watch; return the socket, which no task waits for any more."""
+        """Return the socket, which is another's from now on: no task may wait for it any more."""
+        self._end_watch()
+        self._ended = True
+        waiting: list[asyncio.Future[Any]] = [*self._receivers, *self._senders, *self._pollers]
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(LeaseEnded(self._socket.config.label))
+        return self._socket
+
+    def _end_watch(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
         if self._lookout is not None:
             self._lookout.cancel()
             self._lookout = None
-        return self._socket
 
 
 class _Watch:

@@ -13,6 +13,7 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import LeaseEnded
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
 from app.pools.zmq_pool.aio import AsyncSocket
 from tests.support.echo import replier
@@ -183,3 +184,54 @@ async def test_a_task_that_only_the_loop_knows_waits_on(pool):
         gc.collect()
         pool.push(push, b"message")
         await eventually_async(lambda: received == [b"message"])
+
+
+async def _send_on_and_on(socket):
+    while True:  # until nobody takes any more, or the lease has ended
+        await socket.send(bytes(100_000))
+
+
+async def _waiting_for(socket):
+    """Return tasks that wait for a leased socket in every way in which one can."""
+    calls = (socket.recv(), socket.recv_multipart(), socket.poll(), _send_on_and_on(socket))
+    tasks = [asyncio.create_task(call) for call in calls]
+    await eventually_async(lambda: len(socket._receivers) == 2 and socket._pollers and socket._senders)
+    return tasks
+
+
+@pytest.mark.parametrize("detaching", [False, True], ids=["ended", "detached"])
+@pytest.mark.parametrize("kind", [SocketType.DEALER, SocketType.PAIR])
+async def test_who_waits_beyond_the_lease_is_told(pool, kind, detaching):
+    """A task that waits for a socket when its lease ends, or it is detached, fails, and so does what comes later."""
+    peer = SocketConfig(kind, "tcp://127.0.0.1:*", bind=True)
+    async with pool.socket(peer) as silent:
+        endpoint = silent.last_endpoint.decode()
+        config = SocketConfig(kind, endpoint, send_timeout=60, receive_timeout=60)
+        lease = pool.socket(config)
+        async with lease as socket:
+            await socket.send(b"first")
+            tasks = await _waiting_for(socket)
+            mine = lease.detach() if detaching else None
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, LeaseEnded)
+        for late in (socket.recv(), socket.send(b"later"), socket.poll(0)):
+            with pytest.raises(LeaseEnded, match=f"{kind.name} {endpoint} has ended, or its socket was detached"):
+                await late
+        if mine is not None:
+            assert not mine.closed
+            mine.close(0)
+
+
+async def test_a_task_that_was_woken_as_the_lease_ended_takes_no_message(pool):
+    """What came in for the next lessee of a kept PULL is not taken by a task of the lease before."""
+    async with pool.socket(BOUND) as pull:
+        pool.push(pusher(pull), b"warm")
+        assert b"warm" == await pull.recv()
+        stray = asyncio.create_task(pull.recv())
+        await eventually_async(lambda: pull._receivers)
+        pull._receivers[0].set_result(None)  # as the loop does when there is a message, before it runs the task
+        pool.push(pusher(pull), b"next")
+    with pytest.raises(LeaseEnded):
+        await stray
+    async with pool.socket(BOUND) as pull:
+        assert b"next" == await pull.recv()
