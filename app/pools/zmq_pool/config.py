@@ -82,6 +82,9 @@ class SocketConfig:
             binds. A configuration file gives a table of key files instead: ``server`` and ``keys``, or ``keys`` and
             ``allowed``.
         allow_plaintext: permits an endpoint that other machines can reach without encryption.
+        leak_threshold: seconds after which a lease that is still out is logged once, with the place of its checkout; 0
+            is never. By default ``ZMQ_POOL_LEAK_THRESHOLD`` for a REQ or DEALER that connects, and for PUB and PUSH,
+            whose leases hold others up, and never for what a service holds for as long as it listens.
 
     Raises:
         ConfigError: a value is not allowed. The message names it and what is.
@@ -102,6 +105,7 @@ class SocketConfig:
     multiplexed: bool = True
     curve: CurveClient | CurveServer | Mapping[str, object] | None = None
     allow_plaintext: bool = False
+    leak_threshold: float | None = None
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -182,7 +186,7 @@ class SocketConfig:
         return topics
 
     def _check_numbers(self, kind: SocketType) -> None:
-        for name in ("send_timeout", "receive_timeout", "heartbeat", "subscriber_wait"):
+        for name in ("send_timeout", "receive_timeout", "heartbeat", "subscriber_wait", "leak_threshold"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"{name}={value!r} of {self.label} is not a number of seconds from 0 up")

@@ -257,8 +257,7 @@ def _usable(config: SocketConfig, *, check_owner: bool) -> Callable[[Entry[LeanS
 
 def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
     one = config.bind or config.socket_type in SENDING
-    # Closing one of these would lose the messages that wait in it, so none is closed for being old or idle.
-    # Nor is it a leak that a service holds the socket on which it receives for as long as it runs.
+    # Closing one of the others would lose the messages that wait in it, so none is closed for being old or idle.
     replaceable = config.socket_type in ASKING and not config.bind
     return Limits(
         capacity=1 if one else config.max_connections or settings.max_connections,
@@ -266,5 +265,13 @@ def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
         idle_timeout=settings.max_idle_time if replaceable else NEVER,
         max_lifetime=settings.max_lifetime or NEVER if replaceable else NEVER,
         fair_after=0.01,
-        leak_threshold=settings.leak_threshold or NEVER if replaceable else NEVER,
+        leak_threshold=_leak_threshold(config, settings) or NEVER,
     )
+
+
+def _leak_threshold(config: SocketConfig, settings: ZMQPoolSettings) -> float:
+    if config.leak_threshold is not None:
+        return config.leak_threshold
+    # Whoever receives what comes unasked holds its socket for as long as it runs, which is no leak.
+    serves = config.socket_type not in SENDING and (config.bind or config.socket_type not in ASKING)
+    return 0.0 if serves else settings.leak_threshold

@@ -52,6 +52,7 @@ def test_wrong_endpoints_are_errors(endpoint, complaint):
         ({"topics": ["a"]}, "only SUB"),
         ({"send_timeout": -1}, "send_timeout=-1"),
         ({"receive_timeout": float("nan")}, "receive_timeout=nan"),
+        ({"leak_threshold": -1}, "leak_threshold=-1"),
         ({"max_connections": 0}, "max_connections=0"),
         ({"options": {"LINGER": -1}}, "unbounded"),
         ({"curve": CurveServer(KeyPair.new())}, "must be a CurveClient"),

@@ -5,6 +5,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import zmq
@@ -148,6 +149,34 @@ async def test_a_tasks_lease_held_too_long_is_logged(config, caplog):
             await eventually_async(lambda: caplog.records)
     (record,) = caplog.records
     assert "in test_a_tasks_lease_held_too_long_is_logged" in record.getMessage()
+
+
+SHORT = [("REQ", False), ("DEALER", False), ("PUSH", False), ("PUB", False), ("PUB", True)]
+LONG = [("SUB", False), ("PULL", False), ("REP", False), ("REP", True), ("PULL", True), ("DEALER", True)]
+
+
+@pytest.mark.parametrize(("kind", "bind"), SHORT + LONG)
+def test_a_lease_held_too_long_is_logged_if_it_is_meant_to_be_short(config, caplog, kind, bind):
+    """It is for what asks or sends, and for a socket on which a service listens only if its configuration says so."""
+    endpoint = "tcp://127.0.0.1:*" if bind else config.endpoint
+    key = SocketConfig(kind, endpoint, bind=bind, subscriber_wait=0.01)
+    with (
+        caplog.at_level(logging.WARNING),
+        ZMQPool(ZMQPoolSettings(leak_threshold=0.001, health_check_interval=3600)) as pool,
+    ):
+
+        def logged(key):
+            caplog.clear()
+            with pool.socket(key):
+                held_since = time.monotonic()
+                eventually(lambda: time.monotonic() > held_since + 0.002)
+                for _ in range(3):
+                    pool.sweep()
+            return len(caplog.records)
+
+        assert ((kind, bind) in SHORT) == logged(key)
+        assert 1 == logged(replace(key, leak_threshold=0.001))
+        assert 0 == logged(replace(key, leak_threshold=0))
 
 
 @pytest.mark.parametrize("kind", [SocketType.REQ, SocketType.SUB, SocketType.PUSH])
