@@ -33,7 +33,8 @@ from app.pools.zmq_pool.leases import (
 from app.pools.zmq_pool.opening import open_socket
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.owner import claim, disown
-from app.pools.zmq_pool.sentinel import Sentinel, Sentinels
+from app.pools.zmq_pool.reachability import Reachability
+from app.pools.zmq_pool.sentinel import Sentinels
 from app.pools.zmq_pool.sockets import LeanSocket
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Desk:
         self.outlet: Outlet | None = None
         self.lease: type[OutletLease | SharedLease]
         self._sentinels = sentinels
-        self._sentinel: Sentinel | None = None
+        self._seen: Reachability | None = None  # by the sentinel
         self._max_idle_time = settings.max_idle_time
         self._seen_uses = 0
         self._deserted_since = NEVER
@@ -146,22 +147,18 @@ class Desk:
 
     def watch(self) -> None:
         """Begin to watch the endpoint, if it can be watched."""
-        if self._sentinel is None:
-            self._sentinel = self._sentinels.of(self.config, self)
+        if self._seen is None:
+            self._seen = self._sentinels.of(self.config, self)
 
     @property
-    def watched(self) -> bool:
-        """Whether the endpoint is watched."""
-        return self._sentinel is not None
-
-    @property
-    def up(self) -> bool | None:
-        """Whether the endpoint is connected; ``None`` if that is not known."""
-        return self._sentinel.up if self._sentinel is not None else None
+    def reachability(self) -> Reachability | None:
+        """What is known of the endpoint, while it is watched."""
+        return self._seen
 
     def trouble(self) -> str:
         """Return why the endpoint is known to be down, or nothing."""
-        return self._sentinel.trouble() if self._sentinel is not None else ""
+        seen = self.reachability
+        return "" if seen is None else seen.trouble()
 
     def _close(self, socket: LeanSocket) -> None:
         unread = socket.unread() if self.config.socket_type is SocketType.PULL else 0
@@ -202,8 +199,8 @@ class Desk:
 
     def unwatch(self) -> None:
         """Watch the endpoint no longer."""
-        if self._sentinel is not None:
-            self._sentinel = None
+        if self._seen is not None:
+            self._seen = None
             self._sentinels.leave(self.config, self)
 
     def figures(self) -> dict[str, Any]:
@@ -212,8 +209,8 @@ class Desk:
         if self.outlet is not None:
             figures.update(self.outlet.figures())
             figures["total"] = int(self.outlet.is_open)
-        if self._sentinel is not None:
-            figures.update(self._sentinel.figures())
+        if (seen := self.reachability) is not None:
+            figures.update(seen.figures())
         if isinstance(self.config.curve, CurveServer):
             figures.update(shared_context.admissions(self.config.curve))
         return figures

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _EXIT_TIMEOUT = 2.0
 _KNOWN_AT_MOST = 1024
+_WORST_FIRST = [False, True, None]
 
 
 class ZMQHealth(Health):
@@ -326,12 +327,15 @@ class ZMQPool(ManagedPool):
         health = super().health()
         endpoints: dict[str, bool | None] = {}
         for desk in self._desks.open_ones():
-            if desk.watched:
-                endpoints[desk.config.endpoint] = desk.up
-                if desk.up is False:
-                    reason = f"{desk.config.endpoint} is down: {desk.trouble()}"
-                    if reason not in health["reasons"]:  # several configurations may lead to one endpoint
-                        health["reasons"].append(reason)
+            seen, endpoint = desk.reachability, desk.config.endpoint
+            if seen is None:
+                continue
+            # Of several configurations that lead there, one may be refused where another is not.
+            endpoints[endpoint] = min(endpoints.get(endpoint), seen.up, key=_WORST_FIRST.index)
+            if seen.up is False:
+                reason = f"{endpoint} is down: {seen.last_error}"
+                if reason not in health["reasons"]:
+                    health["reasons"].append(reason)
         return {"healthy": not health["reasons"], "reasons": health["reasons"], "endpoints": endpoints}
 
     # Keys
@@ -420,6 +424,7 @@ class ZMQPool(ManagedPool):
         """Close sockets that were idle too long or are too old, and report leases held too long."""
         for desk in self._all_desks():
             desk.sweep()
+        self._sentinels.sweep()
         with self._lock:
             self._multiplexers.close_those_of_closed_loops()
             self._multiplexers.close_idle(self.settings.max_idle_time)

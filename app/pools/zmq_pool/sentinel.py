@@ -8,9 +8,6 @@ messages unasked as it would to a DEALER. There is none for types whose peers ha
 
 from __future__ import annotations
 
-import errno
-import os
-import struct
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +20,7 @@ from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import HEARTBEAT, SocketConfig, SocketType
 from app.pools.zmq_pool.opening import open_idle
 from app.pools.zmq_pool.options import Options, OptionValue
+from app.pools.zmq_pool.reachability import WATCHED, Reachability, read_events
 
 _WATCHED_AS = {kind: kind for kind in (SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH)}
 _WATCHED_AS[SocketType.DEALER] = SocketType.REQ
@@ -45,21 +43,6 @@ _WATCHED_WITH = (
     "ZAP_DOMAIN",
 )
 
-_FAILED = {
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed; with CURVE, the server's key may be another one",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the handshake failed: the other side is no ZMQ peer of a fitting type",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the handshake failed: the server refused this client's key",
-}
-_WATCHED = int(
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
-
 
 class Sentinel:
     """Watches one endpoint. The attendant serves it.
@@ -67,27 +50,24 @@ class Sentinel:
     Args:
         context: the context to open sockets on.
         config: one that ``_watching`` returns.
-        stands_in: whether its type is not that of the sockets for whose sake the endpoint is watched.
-
-    Attributes:
-        up: whether the endpoint is connected; ``None`` until the first attempt has ended.
-        last_error: why it is not, or was not the last time.
-        reconnects: how often the connection came back.
     """
 
-    def __init__(self, context: zmq.Context[Any], config: SocketConfig, *, stands_in: bool) -> None:
-        self._stands_in = stands_in
-        self.up: bool | None = None
-        self.last_error = ""
-        self.reconnects = 0
-        self._ever_up = False
-        self._misfit = False
-        self._socket, self._monitor = open_idle(context, config, _WATCHED)
+    def __init__(self, context: zmq.Context[Any], config: SocketConfig) -> None:
+        self._endpoint = config.endpoint
+        # Both, because sockets of its own type may be in use as well as those for which it stands in.
+        self._own_type = Reachability()
+        self._other_type = Reachability(stands_in=True)
+        self._retry = False
+        self._socket, self._monitor = open_idle(context, config, WATCHED)
 
     @staticmethod
     def suits(config: SocketConfig) -> bool:
         """Say whether an endpoint can be watched without disturbing its peer."""
         return not config.bind and config.socket_type in _WATCHED_AS and not config.endpoint.startswith("inproc:")
+
+    def seen_by(self, config: SocketConfig) -> Reachability:
+        """Return what the sentinel's connection means for sockets of ``config``."""
+        return self._own_type if _WATCHED_AS[config.socket_type] is config.socket_type else self._other_type
 
     def descriptor(self) -> int | None:
         """Return what to wait for."""
@@ -95,42 +75,18 @@ class Sentinel:
 
     def attend(self) -> bool:
         """Take note of the events that are there."""
-        while int(self._monitor.get(zmq.EVENTS)) & zmq.POLLIN:
-            event, value = struct.unpack_from("=Hi", self._monitor.recv_multipart()[0])
-            self._note(event, value)
+        read_events(self._monitor, self._own_type, self._other_type)
+        if self._retry:
+            self._retry = False
+            self._socket.disconnect(self._endpoint)
+            self._socket.connect(self._endpoint)
         return True
 
-    def _note(self, event: int, value: int) -> None:
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.reconnects += self._ever_up
-            self._ever_up = True
-            self.up = True
-        elif event == zmq.EVENT_DISCONNECTED and self._stands_in and not self.up:
-            self.up = None  # there is a peer: a DEALER, say, which takes a DEALER and not the REQ that stands in for it
-            self._misfit = True
-        elif event == zmq.EVENT_DISCONNECTED:
-            if self.up:
-                self.last_error = "the connection was lost"
-            self.up = False
-        elif event in _FAILED:
-            self.last_error = _FAILED[event]
-            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value and value in errno.errorcode:
-                self.last_error += f" ({os.strerror(value)})"
-            self.up = False
-        elif event == zmq.EVENT_CONNECT_RETRIED and self._misfit:
-            return  # after such a peer's refusal; where nobody listens, CLOSED comes first
-        elif not self.up:  # CLOSED and CONNECT_RETRIED: an attempt came to nothing
-            self._misfit = False
-            self.last_error = self.last_error or "nobody listens there"
-            self.up = False
-
-    def trouble(self) -> str:
-        """Return why the endpoint is down, for an error; nothing if it is up or not known to be down."""
-        return self.last_error if self.up is False else ""
-
-    def figures(self) -> dict[str, Any]:
-        """Return what is known of the endpoint."""
-        return {"endpoint_up": self.up, "last_error": self.last_error, "reconnects": self.reconnects}
+    def retry(self) -> None:
+        """Try again, soon, if the peer did not fit the last time: libzmq does not."""
+        if self._own_type.misfit:
+            self._retry = True
+            attendant.nudge(self)
 
     def close(self) -> None:
         """Close both sockets. Called by the attendant, whose they are."""
@@ -157,8 +113,8 @@ class Sentinels:
         self._users: dict[SocketConfig, set[object]] = {}
         self._dismissed = False
 
-    def of(self, config: SocketConfig, user: object) -> Sentinel | None:
-        """Return the sentinel of a configuration's endpoint, for ``user`` until it leaves.
+    def of(self, config: SocketConfig, user: object) -> Reachability | None:
+        """Return what the sentinel of a configuration's endpoint sees, for ``user`` until it leaves.
 
         Returns:
             ``None`` for an endpoint that cannot be watched.
@@ -172,10 +128,17 @@ class Sentinels:
                 raise PoolClosed("zmq")
             sentinel = self._all.get(key)
             if sentinel is None:
-                sentinel = self._all[key] = Sentinel(context, key, stands_in=config.socket_type is not key.socket_type)
+                sentinel = self._all[key] = Sentinel(context, key)
             self._users.setdefault(key, set()).add(user)
             attendant.watch(sentinel)  # a known one as well: an interrupt may have come in between
-            return sentinel
+            return sentinel.seen_by(config)
+
+    def sweep(self) -> None:
+        """Try again where the peer did not fit."""
+        with self._lock:
+            sentinels = list(self._all.values())
+        for sentinel in sentinels:
+            sentinel.retry()
 
     def leave(self, config: SocketConfig, user: object) -> None:
         """Close the sentinel of a configuration's endpoint, if it has no other user."""
