@@ -36,6 +36,7 @@ from app.pools.zmq_pool.owner import claim, disown
 from app.pools.zmq_pool.reachability import Reachability
 from app.pools.zmq_pool.sentinel import Sentinels
 from app.pools.zmq_pool.sockets import LeanSocket
+from app.pools.zmq_pool.witnesses import Witnesses
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Desk:
         self.lease: type[OutletLease | SharedLease]
         self._sentinels = sentinels
         self._seen: Reachability | None = None  # by the sentinel
+        self._witnesses = Witnesses(config)
         self._max_idle_time = settings.max_idle_time
         self._seen_uses = 0
         self._deserted_since = NEVER
@@ -131,7 +133,7 @@ class Desk:
         if isinstance(self.config.curve, CurveServer):
             shared_context.authenticator().serve(self.config.curve)
         self.watch()
-        socket = open_socket(context, self.config, check_owner=self._check_owner)
+        socket = open_socket(context, self.config, check_owner=self._check_owner, prepare=self._witnesses.call)
         socket.__dict__["diagnose"] = self.trouble
         if isinstance(socket, RequestSocket):
             socket.poll_busily(self._busy_poll)
@@ -153,7 +155,7 @@ class Desk:
     @property
     def reachability(self) -> Reachability | None:
         """What is known of the endpoint, while it is watched."""
-        return self._seen
+        return self._seen or self._witnesses.reachability
 
     def trouble(self) -> str:
         """Return why the endpoint is known to be down, or nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,22 @@ class MonitoredSocket(LeanSocket):
         super().close(linger)
 
 
-def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner: bool = False) -> LeanSocket:
+def open_socket(
+    context: zmq.Context[Any],
+    config: SocketConfig,
+    *,
+    check_owner: bool = False,
+    prepare: Callable[[LeanSocket], None] = lambda _: None,
+) -> LeanSocket:
     """Return a new socket, set up, subscribed, and connected or bound.
 
     A PUB is made as XPUB, which is the same to its peers and can say when the first subscriber is there.
+
+    Args:
+        context: the context to open it on.
+        config: what it is.
+        check_owner: whether its uses by another thread than its lessee's are errors.
+        prepare: what to do with it first.
 
     Raises:
         ConfigError: libzmq does not accept an option's value or the endpoint.
@@ -58,7 +71,13 @@ def open_socket(context: zmq.Context[Any], config: SocketConfig, *, check_owner:
     made = _CLASSES.get(config.socket_type, LeanSocket)
     if check_owner:
         made = _OWNER_CHECKED[made]
-    return _set_up(made(context, kind, config), config)
+    socket = made(context, kind, config)
+    try:
+        prepare(socket)
+    except BaseException:
+        socket.close(0)
+        raise
+    return _set_up(socket, config)
 
 
 def open_dealer(

@@ -34,6 +34,7 @@ class Reachability:
     Args:
         stands_in: whether the connection's type is not that of the sockets for whose sake it is watched: then a peer
             that does not take it may take them.
+        secured: whether the handshake may fail for the sake of a key.
 
     Attributes:
         up: whether the endpoint is connected; ``None`` until the first attempt has ended, and while it is not known.
@@ -42,8 +43,9 @@ class Reachability:
         misfit: whether somebody was there who does not take the connection's type. libzmq does not try again.
     """
 
-    def __init__(self, *, stands_in: bool = False) -> None:
+    def __init__(self, *, stands_in: bool = False, secured: bool = False) -> None:
         self._stands_in = stands_in
+        self._secured = secured
         self.up: bool | None = None
         self.last_error = ""
         self.reconnects = 0
@@ -61,11 +63,7 @@ class Reachability:
         elif event == zmq.EVENT_DISCONNECTED:
             self._note_end()
         elif event in _FAILED:
-            self._refused = True
-            self.last_error = _FAILED[event]
-            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value and value in errno.errorcode:
-                self.last_error += f" ({os.strerror(value)})"
-            self.up = False
+            self._note_failure(event, value)
         elif event == zmq.EVENT_CONNECT_RETRIED and self.misfit:
             return  # after such a peer's refusal; where nobody listens, CLOSED comes first
         elif not self.up:  # CLOSED and CONNECT_RETRIED: an attempt came to nothing
@@ -73,6 +71,16 @@ class Reachability:
                 self.misfit, self.last_error = False, ""
             self.last_error = self.last_error or "nobody listens there"
             self.up = False
+
+    def _note_failure(self, event: int, value: int) -> None:
+        self.last_error = _FAILED[event]
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            if value in errno.errorcode:
+                self.last_error += f" ({os.strerror(value)})"
+            if self._stands_in and not self._secured:
+                return  # it may be for the type's sake that the peer ends the connection, which comes next
+        self._refused = True
+        self.up = False
 
     def _note_end(self) -> None:
         if self.up:

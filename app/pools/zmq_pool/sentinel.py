@@ -3,7 +3,7 @@
 A monitor on every pooled socket would double the process's descriptors. So one socket per endpoint is watched;
 it connects like the others, and neither sends nor is sent anything. A DEALER's is a REQ, to which no peer gives
 messages unasked as it would to a DEALER. There is none for types whose peers hand messages to whoever connects
-(PULL, REP, PAIR, ROUTER), nor for ``inproc``, which has no connections to watch.
+(PULL, REP, PAIR, ROUTER: their own sockets have witnesses), nor for ``inproc``, which has no connections to watch.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ class Sentinel:
     def __init__(self, context: zmq.Context[Any], config: SocketConfig) -> None:
         self._endpoint = config.endpoint
         # Both, because sockets of its own type may be in use as well as those for which it stands in.
-        self._own_type = Reachability()
-        self._other_type = Reachability(stands_in=True)
+        secured = config.curve is not None
+        self._own_type = Reachability(secured=secured)
+        self._other_type = Reachability(secured=secured, stands_in=True)
         self._retry = False
         self._socket, self._monitor = open_idle(context, config, WATCHED)
 
@@ -71,10 +72,12 @@ class Sentinel:
 
     def descriptor(self) -> int | None:
         """Return what to wait for."""
-        return int(self._monitor.get(zmq.FD))
+        return None if self._monitor.closed else int(self._monitor.get(zmq.FD))
 
     def attend(self) -> bool:
         """Take note of the events that are there."""
+        if self._monitor.closed:  # it was told to retry as it was dismissed
+            return True
         read_events(self._monitor, self._own_type, self._other_type)
         if self._retry:
             self._retry = False

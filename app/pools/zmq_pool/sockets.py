@@ -297,15 +297,22 @@ class LeanSocket(zmq.Socket[bytes]):
     def monitor(self, addr: str | bytes | None, events: int = zmq.EVENT_ALL) -> None:
         """Watch the socket's events; the socket is given up afterwards."""
         self._trace[0] |= CHANGED
+        self._end_witness()  # a socket has one monitor
         super().monitor(addr, events)
 
     def close(self, linger: int | None = None) -> None:
         """Close the socket, which the pool would do as well."""
         self._trace[0] |= CHANGED
+        self._end_witness()
         super().close(linger)
         claim = self.__dict__.pop("_claim", None)
         if claim is not None and self._pid == os.getpid():
             claim.release()
+
+    def _end_witness(self) -> None:
+        witness = self.__dict__.pop("_witness", None)
+        if witness is not None and self._pid == os.getpid():
+            witness.end(self)
 
 
 class ReplySocket(LeanSocket):

@@ -1,12 +1,17 @@
 """What the pool knows of its endpoints: by the connections that there are, and without a message to anyone."""
 
+import gc
 import itertools
+import os
 
 import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
+from app.pools.errors import LeaseLeaked
 from app.pools.zmq_pool import CurveClient, CurveServer, KeyPair, SocketConfig, SocketType, ZMQPool
+from app.pools.zmq_pool.attendant import attendant
+from app.pools.zmq_pool.witnesses import Witness
 from tests.support.waiting import eventually
 
 
@@ -65,10 +70,12 @@ def test_what_is_known_does_not_depend_on_who_came_first(pool, peers, order):
     for lease in leases:
         lease.__enter__()
     eventually(lambda: up(pool, f"REQ {endpoint}") is False)
-    assert up(pool, f"DEALER {endpoint}") is None
-    assert {endpoint: False} == pool.health()["endpoints"]
-    (reason,) = pool.health()["reasons"]
-    assert reason.endswith("is no ZMQ peer of a fitting type")
+    for _ in range(20):
+        pool.sweep()
+        assert up(pool, f"DEALER {endpoint}") is None
+        assert {endpoint: False} == pool.health()["endpoints"]
+        (reason,) = pool.health()["reasons"]
+        assert "the handshake failed" in reason
     dealer.close(0)
     peers.bound(zmq.ROUTER, endpoint)
 
@@ -93,3 +100,111 @@ def test_a_refused_handshake_is_not_a_peer_of_another_type(pool, kind):
             eventually(lambda: seen.append(pool.health()["endpoints"][endpoint]) or seen.count(False) > 20)
             assert {False} == set(seen[seen.index(False) :])
             assert any("the handshake failed" in reason for reason in pool.health()["reasons"])
+
+
+WITNESSED = [
+    (SocketType.PULL, zmq.PUSH),
+    (SocketType.PAIR, zmq.PAIR),
+    (SocketType.ROUTER, zmq.DEALER),
+    (SocketType.REP, zmq.REQ),
+]
+
+
+@pytest.mark.parametrize(("kind", "other"), WITNESSED)
+def test_what_a_leased_socket_sees_of_its_peer_is_known(pool, peers, kind, other):
+    """An endpoint to which a peer would hand messages is judged by the leased socket's connection, while it lives."""
+    peer, endpoint = peers.bound(other)
+    config = SocketConfig(kind, endpoint, receive_timeout=10)
+    with pool.socket(config) as socket:
+        eventually(lambda: {endpoint: True} == pool.health()["endpoints"])
+        peer.send(b"for the lessee alone")
+        assert b"for the lessee alone" == socket.recv_multipart()[-1]
+        if kind is SocketType.REP:
+            socket.send(b"")
+            assert b"" == peer.recv()
+        peer.close(0)
+        eventually(lambda: {endpoint: False} == pool.health()["endpoints"])
+        assert [f"{endpoint} is down: the connection was lost"] == pool.health()["reasons"]
+        peer, _ = peers.bound(other, endpoint)
+        eventually(lambda: {endpoint: True} == pool.health()["endpoints"])
+        assert 1 == pool.get_stats()["pools"][config.label]["reconnects"]
+    if kind is SocketType.PULL:  # which is kept
+        assert {endpoint: True} == pool.health()["endpoints"]
+    else:
+        assert {} == pool.health()["endpoints"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in WITNESSED])
+def test_where_nobody_listens_is_known(pool, free_endpoint, kind):
+    """An endpoint of any type at which nobody listens is down, and says so."""
+    with pool.socket(SocketConfig(kind, free_endpoint)):
+        eventually(lambda: {free_endpoint: False} == pool.health()["endpoints"])
+        assert [f"{free_endpoint} is down: nobody listens there"] == pool.health()["reasons"]
+
+
+def test_a_lessee_may_have_a_monitor_of_its_own(pool, peers):
+    """It gets all events of the socket, which it gives up afterwards; the next socket is watched again."""
+    _, endpoint = peers.bound(zmq.PAIR)
+    config = SocketConfig(SocketType.PAIR, endpoint)
+    for _ in range(3):
+        with pool.socket(config) as socket:
+            eventually(lambda: {endpoint: True} == pool.health()["endpoints"])
+            monitor = socket.get_monitor_socket()
+            assert {} == pool.health()["endpoints"]
+            socket.connect(endpoint)
+            assert monitor.poll(10_000)
+            socket.disable_monitor()
+            monitor.close(0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in WITNESSED])
+def test_watching_leased_sockets_leaves_nothing(pool, free_endpoint, kind):
+    """However they end, by a lease's end, a close or a detach, many leases take no more descriptors than one."""
+
+    def lease(end):
+        with pool.socket(SocketConfig(kind, free_endpoint)) as socket:
+            end(socket)
+
+    def detach():
+        lease = pool.socket(SocketConfig(kind, free_endpoint))
+        with lease:
+            lease.detach().close(0)
+
+    def lose():
+        pool.socket(SocketConfig(kind, free_endpoint)).__enter__()
+        gc.collect()
+
+    def use_all():
+        lease(lambda socket: None)
+        lease(lambda socket: socket.close())
+        detach()
+        with pytest.warns(ResourceWarning):
+            lose()
+        pool.sweep()
+
+    def settled():
+        return len(os.listdir("/proc/self/fd"))
+
+    use_all()
+    eventually(
+        lambda: not [witness for witness in attendant._watched if isinstance(witness, Witness) and witness.ended]
+    )
+    before = settled()
+    for _ in range(10):
+        use_all()
+    eventually(lambda: settled() <= before + 2)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in WITNESSED])
+def test_a_pool_stops_beside_a_witnessed_lease(peers, kind):
+    """A stop with the lease still out ends, and so does the context once the socket is closed."""
+    _, endpoint = peers.bound(zmq.DEALER)
+    pool = ZMQPool(ZMQPoolSettings())
+    lease = pool.socket(SocketConfig(kind, endpoint))
+    socket = lease.__enter__()
+    context = socket.context
+    with pytest.raises(LeaseLeaked):
+        pool.stop(timeout=0.1)
+    lease.__exit__(None, None, None)
+    eventually(lambda: context.closed)
+    assert not any(isinstance(each, Witness) for each in attendant._watched)

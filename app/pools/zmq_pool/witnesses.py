@@ -1,0 +1,96 @@
+"""Witnesses: what a leased socket's own connection says of its endpoint, for types that no sentinel can watch.
+
+A peer hands messages to whoever connects as PULL, PAIR, ROUTER or REP, so nothing may connect beside the sockets that
+are leased. These are few, and held for long: so each has a monitor of its own, for as long as it is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+
+import zmq
+
+from app.pools.zmq_pool.attendant import attendant
+from app.pools.zmq_pool.config import SocketConfig
+from app.pools.zmq_pool.reachability import WATCHED, Reachability, read_events
+from app.pools.zmq_pool.sentinel import Sentinel
+from app.pools.zmq_pool.sockets import LeanSocket
+
+_serials = itertools.count()
+
+
+class Witness:
+    """Reads what one socket's monitor reports. The attendant serves it; the monitor itself is the socket's.
+
+    Args:
+        socket: a socket that has not connected yet, or the first events would be missed.
+    """
+
+    def __init__(self, socket: LeanSocket) -> None:
+        self.reachability = Reachability()
+        self.ended = False
+        address = f"inproc://poolwire-witness-{next(_serials)}"
+        # The reader first: for a monitor that nobody reads libzmq's one thread would wait for ever.
+        self._reader: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
+        try:
+            self._reader.linger = 0
+            self._reader.connect(address)
+            self._descriptor = int(self._reader.get(zmq.FD))
+            zmq.Socket.monitor(socket, address, WATCHED)
+        except BaseException:
+            self._reader.close(0)
+            raise
+
+    def descriptor(self) -> int | None:
+        """Return what to wait for."""
+        return self._descriptor
+
+    def attend(self) -> bool:
+        """Take note of the events that are there."""
+        if not self._reader.closed:
+            try:
+                read_events(self._reader, self.reachability)
+            except zmq.ContextTerminated:  # the pool has stopped, with the socket still leased
+                attendant.unwatch(self)
+                self.close()
+        return True
+
+    def end(self, socket: LeanSocket) -> None:
+        """Watch no longer. Called in the thread that has the socket, before it is closed."""
+        self.ended = True
+        with contextlib.suppress(zmq.ZMQError):
+            zmq.Socket.monitor(socket, None, 0)
+        attendant.dismiss(self, 0.0)
+
+    def close(self) -> None:
+        """Close the reader. Called by the attendant, whose it is."""
+        self.ended = True
+        self._reader.close(0)
+
+
+class Witnesses:
+    """Those of one configuration, if its sockets connect and no sentinel does."""
+
+    def __init__(self, config: SocketConfig) -> None:
+        self._wanted = not (config.bind or config.endpoint.startswith("inproc:") or Sentinel.suits(config))
+        self._lock = threading.Lock()
+        self._all: list[Witness] = []
+
+    def call(self, socket: LeanSocket) -> None:
+        """Have the connection of a new socket watched until it closes, or its lessee begins a monitor."""
+        if not self._wanted:
+            return
+        witness = Witness(socket)
+        socket.__dict__["_witness"] = witness
+        with self._lock:
+            self._all = [each for each in self._all if not each.ended]
+            self._all.append(witness)
+        attendant.watch(witness)
+
+    @property
+    def reachability(self) -> Reachability | None:
+        """What is known of the endpoint: it is up if any socket is connected. ``None`` while there is no socket."""
+        present = [witness.reachability for witness in list(self._all) if not witness.ended]
+        return next((each for each in present if each.up), present[0] if present else None)
