@@ -12,8 +12,8 @@ from app.pools.core.budget import Budget
 from app.pools.sql_pool import sqlite
 from app.pools.sql_pool.aiosqlite_connection import Connection
 from app.pools.sql_pool.config import DatabaseConfig
-from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
+from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import LASTING
 from app.pools.sql_pool.sqlite import BEGIN_READONLY, Source, is_busy
 

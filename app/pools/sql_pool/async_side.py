@@ -19,9 +19,10 @@ from app.pools.core.budget import Budget
 from app.pools.core.holders import checkout_site
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, PoolClosed, QueryTimeout
 from app.pools.sql_pool.cleaning import AsyncCleaner, CleansAsync
-from app.pools.sql_pool.connections import ConnectionBucket, Record, reason
+from app.pools.sql_pool.connections import ConnectionBucket, reason
 from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
+from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
 from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known

@@ -18,9 +18,9 @@ from app.pools.core.budget import Budget
 from app.pools.errors import ConfigError, MissingDriver
 from app.pools.sql_pool.certificates import is_socket, root_certificate, tls_context
 from app.pools.sql_pool.config import DatabaseConfig
-from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS, residue_of
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style

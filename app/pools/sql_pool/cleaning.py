@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Protocol
 
 from app.pools.core.bucket import Entry
-from app.pools.sql_pool.connections import ConnectionBucket, Record
+from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.watchdog import Cutoff
 
 _SECONDS = 2.0

@@ -12,9 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy.pool import Pool
-from sqlalchemy.pool.base import _ConnectionRecord
-
 from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite
@@ -27,7 +24,7 @@ from app.pools.errors import (
     PoolClosed,
     PoolTimeout,
 )
-from app.pools.sql_pool.probe import Probe
+from app.pools.sql_pool.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -41,41 +38,6 @@ PING_WITHIN = 0.5
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _HELPERS = 4
-
-
-class Record(_ConnectionRecord):
-    """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
-
-    __slots__ = ("cursor", "entry", "probe", "raw", "readable", "transactional")
-
-    entry: Entry[Record]
-    raw: Any
-    """The driver's own connection."""
-    cursor: Any
-    """The driver's cursor that ``execute_query`` uses again and again."""
-    probe: Probe | None
-    """Looks at the connection's socket, if it has one."""
-    readable: Callable[[], object]
-    """Says, truthy or not, whether the server has sent something unasked, which an idle connection does not expect."""
-
-    transactional: bool
-    """Whether it begins transactions, as an Engine wants it, or commits each statement by itself."""
-
-    def __init__(self, pool: Pool) -> None:
-        super().__init__(pool)
-        self.raw = self.driver_connection
-        self.cursor = None
-        self.probe = None
-        self.readable = _never
-        self.transactional = False
-
-
-def _never() -> bool:
-    return False
-
-
-def _always() -> bool:
-    return True
 
 
 class FailedAttempt(DatabaseUnavailable):
@@ -161,7 +123,7 @@ class ConnectionBucket(Bucket[Record]):
         if self._ping is not None:
             if self._ping(record):
                 return True
-            record.readable = _always  # its socket may be closed by now, and would say nothing
+            record.mark_broken()
             if time.monotonic() - now >= PING_WITHIN:
                 self.clear()  # asking the others in turn would keep the caller as long for each
             return False

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from app.pools.core.holders import CallSite
 from app.pools.errors import PoolError
-from app.pools.sql_pool.connections import Record
+from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.watchdog import remind
 
 AGAIN = 0.05

@@ -24,8 +24,9 @@ from app.pools.core.holders import CallSite
 from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.cleaning import limited, limited_async
-from app.pools.sql_pool.connections import Record, reason
+from app.pools.sql_pool.connections import reason
 from app.pools.sql_pool.lease_pool import requested
+from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.sync_side import SyncSide
 from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished, session_left_unfinished
 

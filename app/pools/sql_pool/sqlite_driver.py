@@ -14,8 +14,8 @@ from sqlalchemy import URL, Engine, create_engine
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.sql_pool.config import DatabaseConfig
-from app.pools.sql_pool.connections import Record
 from app.pools.sql_pool.lease_pool import LeasePool
+from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row, row_class_of
 from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source, is_busy
 from app.pools.sql_pool.statements import Statement, Style, quoted

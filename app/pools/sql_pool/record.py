@@ -1,0 +1,51 @@
+"""A database connection as the pool keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.pool import Pool
+from sqlalchemy.pool.base import _ConnectionRecord
+
+from app.pools.core.entries import Entry
+from app.pools.sql_pool.probe import Probe
+
+
+class Record(_ConnectionRecord):
+    """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
+
+    __slots__ = ("cursor", "entry", "probe", "raw", "readable", "transactional")
+
+    entry: Entry[Record]
+    raw: Any
+    """The driver's own connection."""
+    cursor: Any
+    """The driver's cursor that ``execute_query`` uses again and again."""
+    probe: Probe | None
+    """Looks at the connection's socket, if it has one."""
+    readable: Callable[[], object]
+    """Says, truthy or not, whether the server has sent something unasked, which an idle connection does not expect."""
+
+    transactional: bool
+    """Whether it begins transactions, as an Engine wants it, or commits each statement by itself."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.raw = self.driver_connection
+        self.cursor = None
+        self.probe = None
+        self.readable = _never
+        self.transactional = False
+
+    def mark_broken(self) -> None:
+        """Have every look at the connection find that it does not work, for its socket may say nothing any more."""
+        self.readable = _always
+
+
+def _never() -> bool:
+    return False
+
+
+def _always() -> bool:
+    return True
