@@ -19,7 +19,8 @@ from app.pools.core.budget import Budget
 from app.pools.core.holders import checkout_site
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, PoolClosed, QueryTimeout
 from app.pools.sql_pool.cleaning import AsyncCleaner, CleansAsync
-from app.pools.sql_pool.connections import ConnectionBucket, reason
+from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.record import Record

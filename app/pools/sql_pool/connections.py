@@ -24,6 +24,7 @@ from app.pools.errors import (
     PoolClosed,
     PoolTimeout,
 )
+from app.pools.sql_pool.failures import forget_frames, reason
 from app.pools.sql_pool.record import Record
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class ConnectionBucket(Bucket[Record]):
         """Take note of a failure to connect; return what to raise."""
         self.attempts += 1
         self.failed_attempts += 1
-        _forget_frames(error)
+        forget_frames(error)
         if self._permanent(error):
             self._failure = None
             verdict = "cannot be connected to" if isinstance(error, ConfigError) else "refuses the connection"
@@ -450,28 +451,9 @@ class ConnectionBucket(Bucket[Record]):
         return {**super().stats(), "connect_attempts": self.attempts, "connect_failures": self.failed_attempts}
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Cut an error's traceback, and those of the errors that it came from: the drivers' frames have the password."""
-    chain: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while chain:
-        each = chain.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        each.__traceback__ = None
-        chain += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
-
-
 def pauses() -> Iterator[float]:
     """Yield the pauses between attempts to connect, in seconds: growing and jittered, without end."""
     pause = _FIRST_PAUSE
     while True:
         yield pause * (0.5 + random.random())
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of what a driver says, without the program's own wrapping."""
-    text = str(getattr(error, "orig", None) or error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

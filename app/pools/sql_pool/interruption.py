@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.pools.core.holders import CallSite
 from app.pools.errors import PoolError
+from app.pools.sql_pool.failures import forget_locals
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.watchdog import remind
 
@@ -52,7 +52,7 @@ class Interruption:
         try:
             yield
         except BaseException as error:
-            _forget_locals(error)
+            forget_locals(error)
             raise
         finally:
             record.raw.lessee = None
@@ -68,19 +68,3 @@ class Interruption:
             self._cancel(self._record)
         # A cancel that comes a moment before the statement's first step is lost, so it is repeated until the end.
         remind(time.monotonic() + AGAIN, self.interrupt)
-
-
-def _forget_locals(error: BaseException) -> None:
-    """Drop what the frames of a failure refer to: a cursor, above all.
-
-    The failure reaches the event loop. Were the cursor finalised there, with the last reference to the failure, the
-    loop would wait for the statement that the connection executes by then, and could interrupt it no more.
-    """
-    seen: set[int] = set()
-    left: list[BaseException | None] = [error]
-    while left:
-        each = left.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            traceback.clear_frames(each.__traceback__)
-            left += [each.__cause__, each.__context__]

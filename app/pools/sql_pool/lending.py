@@ -24,7 +24,7 @@ from app.pools.core.holders import CallSite
 from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.cleaning import limited, limited_async
-from app.pools.sql_pool.connections import reason
+from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.lease_pool import requested
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.sync_side import SyncSide

@@ -14,7 +14,8 @@ from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import ConfigError, DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
 from app.pools.sql_pool.cleaning import Cleaner, Cleans, commit_each
-from app.pools.sql_pool.connections import ConnectionBucket, reason
+from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import Driver, LeasePool
 from app.pools.sql_pool.record import Record

@@ -1,0 +1,41 @@
+"""What a driver's error says, and what it must not keep."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what a driver says, without the program's own wrapping."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def forget_frames(error: BaseException) -> None:
+    """Cut an error's traceback, and those of the errors that it came from: the drivers' frames have the password."""
+    for each in _with_origins(error):
+        each.__traceback__ = None
+
+
+def forget_locals(error: BaseException) -> None:
+    """Drop what the frames of a failure refer to: a cursor, above all.
+
+    The failure reaches the event loop. Were the cursor finalised there, with the last reference to the failure, the
+    loop would wait for the statement that the connection executes by then, and could interrupt it no more.
+    """
+    for each in _with_origins(error):
+        traceback.clear_frames(each.__traceback__)
+
+
+def _with_origins(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it came from, each once."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        left += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
