@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, connections, get_sqlite_config
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config, suspicion
 from app.pools.sql_pool.embedded import EmbeddedPostgres
 
 ROWS = 1000
@@ -294,7 +294,7 @@ def checkouts(pool: SQLPool, config: DatabaseConfig, url: str, quick: bool) -> l
             "psycopg_pool": cpu_of(in_threads(threads, pooled)),
             "raw_connection": cpu_of(in_threads(threads, sqlalchemy)),
         }
-        with patch.object(connections, "PROBE_AFTER", 0.0):  # or what was returned this moment would not be looked at
+        with patch.object(suspicion, "PROBE_AFTER", 0.0):  # or what was returned this moment would not be looked at
             runs = interleave(contenders, rounds=5 if quick else 9, count=4000 if quick else 16000)
         for name, target in (("psycopg_pool", 0.6), ("raw_connection", 0.35)):
             title = f"checkout and return, {threads} thread(s), CPU vs {name}"

@@ -142,8 +142,8 @@ async def test_a_server_that_ends_each_new_connection_keeps_nobody_longer_than_t
     pool: SQLPool, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that fail the question before their first use are replaced until the caller's timeout, not longer."""
-    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
-    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PROBE_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PING_AFTER", 0.0)
     monkeypatch.setattr("app.pools.sql_pool.lease_pool.LeasePool._answers", lambda pool, record: False)
 
     with pytest.raises(PoolTimeout):
@@ -561,7 +561,7 @@ def test_a_silent_network_is_found_out_before_the_call(
     frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that are asked first, and that nobody answers, keep neither a call nor a sweep beyond its time."""
-    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PROBE_AFTER", 0.0)
     with Proxy(frail_server.port) as proxy, SQLPool(SQLPoolSettings(max_connections=8)) as pool:
         config = replace(frail, port=proxy.port, connect_timeout=1)
 
@@ -571,7 +571,7 @@ def test_a_silent_network_is_found_out_before_the_call(
                 list(threads.map(lambda _: pool.execute_query(config, "SELECT pg_sleep(0.1)"), range(8)))
             proxy.swallow()
             with monkeypatch.context() as patched:
-                patched.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+                patched.setattr("app.pools.sql_pool.suspicion.PING_AFTER", 0.0)
                 began = time.monotonic()
                 with pytest.raises(PoolTimeout):
                     pool.execute_query(config, "SELECT 2", timeout=1.0)
@@ -592,7 +592,7 @@ async def test_a_silent_network_is_found_out_before_a_tasks_call(
         await pool.execute_query_async(config, "SELECT 1")
         proxy.swallow()
         with monkeypatch.context() as patched:
-            patched.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+            patched.setattr("app.pools.sql_pool.suspicion.PING_AFTER", 0.0)
             async with asyncio.timeout(20):
                 with pytest.raises((PoolTimeout, QueryTimeout)):
                     await pool.execute_query_async(config, "SELECT 2", timeout=1.0)
@@ -856,9 +856,9 @@ def test_a_disconnect_makes_every_idle_connection_suspect(
     fill(pool, frail)
     side = pool._sync(frail)
     asked: list[object] = []
-    ping = side.bucket._ping
+    ping = side.bucket._suspicion._ping
     assert ping is not None
-    monkeypatch.setattr(side.bucket, "_ping", lambda record: asked.append(record) or ping(record))
+    monkeypatch.setattr(side.bucket._suspicion, "_ping", lambda record: asked.append(record) or ping(record))
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(pool.execute_query, frail, IN_FLIGHT)
         eventually(lambda: len(backends(frail_server, "query LIKE '%pg_sleep(30)%' AND state = 'active'")) == 1)
@@ -879,15 +879,15 @@ def test_a_connection_is_asked_only_after_long_idleness(
     """A healthy connection costs no round trip; one that was idle for PING_AFTER seconds is asked, also by sweeps."""
     side = pool._sync(frail)
     asked: list[object] = []
-    ping = side.bucket._ping
+    ping = side.bucket._suspicion._ping
     assert ping is not None
-    monkeypatch.setattr(side.bucket, "_ping", lambda record: asked.append(record) or ping(record))
+    monkeypatch.setattr(side.bucket._suspicion, "_ping", lambda record: asked.append(record) or ping(record))
     for _ in range(50):
         pool.execute_query(frail, "SELECT 1")
     assert asked == []
 
-    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
-    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PING_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PROBE_AFTER", 0.0)
     pool.execute_query(frail, "SELECT 1")
     assert len(asked) == 1
     pool.sweep()
@@ -925,11 +925,11 @@ def test_a_socket_is_looked_at_unless_it_was_used_just_now(
     monkeypatch.setattr(entry.resource, "readable", lambda: looks.append(None))
     bucket.give_back(entry)
 
-    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 60.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PROBE_AFTER", 60.0)
     bucket.give_back(bucket.checkout())
     assert looks == []
 
-    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PROBE_AFTER", 0.0)
     bucket.give_back(bucket.checkout())
     assert looks == [None]
 
@@ -983,7 +983,7 @@ async def test_housekeeping_asks_what_has_been_idle_for_long(
     pool.sweep()
     await asyncio.sleep(0)
     assert await unasked() == 2
-    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PING_AFTER", 0.0)
     pool.sweep()
     deadline = time.monotonic() + 20
     while await unasked():
@@ -995,7 +995,7 @@ async def test_housekeeping_closes_what_does_not_answer(
     frail_server: EmbeddedPostgres, frail: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a network that has become silent, idle connections of threads and of tasks are closed."""
-    monkeypatch.setattr("app.pools.sql_pool.connections.PING_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PING_AFTER", 0.0)
     with Proxy(frail_server.port) as proxy:
         config = replace(frail, port=proxy.port)
         pool = SQLPool(SQLPoolSettings(max_connections=4, min_connections=0))

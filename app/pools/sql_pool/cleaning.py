@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Protocol
 
 from app.pools.core.bucket import Entry
 from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.loop_tasks import LoopTasks
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.watchdog import Cutoff
 
@@ -91,13 +93,12 @@ class AsyncCleaner:
     def __init__(self, bucket: ConnectionBucket, driver: CleansAsync) -> None:
         self._bucket = bucket
         self._driver = driver
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = LoopTasks(asyncio.get_running_loop())
 
     def clean(self, entry: Entry[Record]) -> asyncio.Task[None] | None:
         """Give a connection back without a transaction and without residue, once the returned task has ended."""
         try:
-            here = asyncio.get_running_loop() is self._loop
+            here = asyncio.get_running_loop() is self._tasks.loop
         except RuntimeError:
             here = False
         if not here:  # its task was dropped unfinished, and its loop has gone or runs elsewhere
@@ -105,13 +106,11 @@ class AsyncCleaner:
             return None
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
             self._bucket.cleaning.discard(entry)
             if task.cancelled():  # perhaps before it began
                 self._bucket.discard(entry)
 
-        task = self._loop.create_task(self._clean(entry))
-        self._tasks.add(task)
+        task = self._tasks.start(partial(self._clean, entry))
         self._bucket.cleaning.add(entry)
         task.add_done_callback(ended)
         return task

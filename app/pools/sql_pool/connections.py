@@ -4,52 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite
 from app.pools.core.waiters import Waiter
-from app.pools.errors import (
-    ConfigError,
-    ConnectionRefused,
-    DatabaseUnavailable,
-    DatabaseUnreachable,
-    PoolClosed,
-    PoolTimeout,
-)
-from app.pools.sql_pool.failures import forget_frames, reason
+from app.pools.errors import ConnectionRefused, PoolClosed, PoolTimeout
+from app.pools.sql_pool.attempts import Attempts, FailedAttempt
+from app.pools.sql_pool.loop_tasks import LoopTasks
+from app.pools.sql_pool.openers import Openers
 from app.pools.sql_pool.record import Record
+from app.pools.sql_pool.suspicion import Suspicion
 
 log = logging.getLogger(__name__)
 
-PROBE_AFTER = 0.001
-"""Seconds of idleness after which a connection's socket is looked at before it is used: within them a server's end is
-no likelier than during the statement itself, and the look costs a hundredth of a short Session."""
-PING_AFTER = 30.0
-"""Seconds of idleness after which a connection is asked before it is used."""
-PING_WITHIN = 0.5
-"""Seconds within which a connection that is asked must answer. If one does not, the network is silent."""
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 1.0
-_HELPERS = 4
-
-
-class FailedAttempt(DatabaseUnavailable):
-    """An attempt to connect failed, and another one may succeed."""
+_MOST_OPENERS = 4
 
 
 class ConnectionBucket(Bucket[Record]):
     """The connections of one database.
 
-    Helpers make the connections while callers queue, so that a caller takes whatever comes first and gives up
-    at its deadline. While the server refuses, one helper tries again and again with growing, jittered pauses: a
+    Openers make the connections while callers queue, so that a caller takes whatever comes first and gives up
+    at its deadline. While the server refuses, one opener tries again and again with growing, jittered pauses: a
     thousand callers make one attempt at a time. A refusal that will not pass (a wrong password) is raised at once.
 
     After a disconnect every connection that was idle then is suspect, and is asked before its next use.
@@ -81,111 +61,56 @@ class ConnectionBucket(Bucket[Record]):
         probed: bool = True,
         budget: Budget | None = None,
     ) -> None:
-        self._connect = create
-        self._connect_async = create_async
-        self._permanent = permanent
-        self._ping = ping
-        self._ping_async = ping_async
+        self._attempts = Attempts(label, create, create_async, permanent)
+        self._suspicion = Suspicion(ping, ping_async, silent=self.clear)
         self._loop = None if create_async is None else asyncio.get_running_loop()
         super().__init__(
             "sql",
             label,
             limits,
-            create=self._attempt,
-            create_async=None if create_async is None else self._attempt_async,
+            create=self._attempts.connect,
+            create_async=None if create_async is None else self._attempts.connect_async,
             destroy=destroy,
-            usable=self._works if probed else None,
+            usable=self._suspicion.works if probed else None,
             budget=budget,
         )
 
     def _reset(self) -> None:
         super()._reset()
-        self._failure: Exception | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._suspect_until = 0.0
+        self._attempts.forget()
+        self._tasks = None if self._loop is None else LoopTasks(self._loop)
+        self._openers = Openers(self, self._attempts, self._tasks)
         self._asking = False
         self.cleaning: set[Entry[Record]] = set()
         """What was leased, and is being cleaned in the background."""
-        self.attempts = 0
-        self.failed_attempts = 0
 
-    # Suspicion
+    # Checkout
 
     def suspect_idle(self) -> None:
         """Have every connection that is idle now asked before its next use."""
-        self._suspect_until = time.monotonic()
-
-    def _works(self, entry: Entry[Record], now: float) -> bool:
-        record = entry.resource
-        readable = record.readable
-        idle = now - entry.idle_since
-        if (idle < PROBE_AFTER or not readable()) and idle < PING_AFTER and entry.idle_since > self._suspect_until:
-            return True
-        if self._ping is not None:
-            if self._ping(record):
-                return True
-            record.mark_broken()
-            if time.monotonic() - now >= PING_WITHIN:
-                self.clear()  # asking the others in turn would keep the caller as long for each
-            return False
-        return not readable()  # a task asks it afterwards, for here it would block the event loop
+        self._suspicion.suspect_idle()
 
     async def checkout_async(self, timeout: float | None = None, site: CallSite | None = None) -> Entry[Record]:
         """Return an entry for the caller's exclusive use; one that is suspect is asked first."""
         deadline: float | None = None
         while True:
             entry = await super().checkout_async(timeout, site)
-            idle_since = entry.idle_since
-            if self._ping_async is None:
+            if not self._suspicion.is_suspect(entry) or await self._answers(entry):
                 return entry
-            if entry.leased_at - idle_since < PING_AFTER and idle_since > self._suspect_until:
-                return entry
-            try:
-                if await self._ping_async(entry.resource):
-                    return entry
-            except TimeoutError:
-                self.clear()  # asking the others in turn would keep the caller as long for each
-            except BaseException:
-                self.discard(entry)
-                raise
-            self.discard(entry)
             deadline = self._deadline(timeout) if deadline is None else deadline
             timeout = max(0.0, deadline - time.monotonic())
 
-    # Connecting
-
-    def _attempt(self) -> Record:
+    async def _answers(self, entry: Entry[Record]) -> bool:
+        """Ask a leased connection whether it works; if not, it is discarded."""
+        answers = False
         try:
-            record = self._connect()
-        except Exception as error:
-            raise self._failed(error) from error
-        self._succeeded()
-        return record
+            answers = await self._suspicion.answers(entry.resource)
+        finally:
+            if not answers:
+                self.discard(entry)
+        return answers
 
-    async def _attempt_async(self) -> Record:
-        assert self._connect_async is not None
-        try:
-            record = await self._connect_async()
-        except Exception as error:
-            raise self._failed(error) from error
-        self._succeeded()
-        return record
-
-    def _succeeded(self) -> None:
-        self.attempts += 1
-        self._failure = None
-
-    def _failed(self, error: Exception) -> Exception:
-        """Take note of a failure to connect; return what to raise."""
-        self.attempts += 1
-        self.failed_attempts += 1
-        forget_frames(error)
-        if self._permanent(error):
-            self._failure = None
-            verdict = "cannot be connected to" if isinstance(error, ConfigError) else "refuses the connection"
-            return ConnectionRefused(f"{self.label} {verdict}: {reason(error)}")
-        self._failure = error
-        return FailedAttempt(f"{self.label} cannot be reached: {reason(error)}")
+    # Connecting, for those who wait
 
     @property
     def _connecting(self) -> int:
@@ -198,97 +123,46 @@ class ConnectionBucket(Bucket[Record]):
     def _enqueue(self, waiter: Waiter[Entry[Record]]) -> Entry[Record] | Exception | None:
         granted = super()._enqueue(waiter)
         if granted is None:
-            self._call_helpers()
+            self._send_openers()
         return granted
-
-    def refuse(self) -> None:
-        """Hand out nothing more, fail those who wait, close what is idle."""
-        super().refuse()
-        for entry in list(self.cleaning):  # nobody has them, and who waits for them may keep their loop from going on
-            self.discard(entry)
-
-    def _note_drained(self) -> None:
-        # Leases are waited for, not helpers whose server does not answer.
-        if self._closed and self._size == self._connecting:
-            self._drained.set()
 
     def _free(self, entry: Entry[Record]) -> bool:
         known = super()._free(entry)
         if self._waiters:
-            self._call_helpers()
+            self._send_openers()
         return known
 
     def serve_waiters(self) -> None:
         """Pass what has become free on to those who wait."""
         super().serve_waiters()
-        self._call_helpers()
+        self._send_openers()
 
-    def _call_helpers(self) -> None:
+    def resume(self) -> None:
+        """Hand out again, first to those who wait."""
+        super().resume()
+        self._send_openers()
+
+    def _send_openers(self) -> None:
         """Have connections made for those who wait: a few at a time, and one while the server refuses."""
-        places: list[Entry[Record]] = []
-        starved = False
         with self._lock:
-            most = 1 if self._failure is not None else _HELPERS
+            most = 1 if self._attempts.failure is not None else _MOST_OPENERS
             wanted = 0 if self._closed or self._paused else min(len(self._waiters), most) - self._connecting
-            while len(places) < wanted and not starved:
-                place = self._reserve()
-                if place is None:
-                    starved = self._size < self.limits.capacity
-                    break
-                places.append(place)
+            places = self._reserve_up_to(wanted)
+            starved = len(places) < wanted and self._size < self.limits.capacity
         if starved and self._budget is not None:
             self._budget.reclaim(self)
-        self._start_helpers(places)
+        self._openers.send(places)
 
-    def _start_helpers(self, places: list[Entry[Record]]) -> None:
-        """Have connections made for places that are kept already."""
-        for place in places:
-            if self._loop is None:
-                threading.Thread(target=self._help, args=(place,), name="poolwire-sql-connect", daemon=True).start()
-                continue
-            try:
-                self._loop.call_soon_threadsafe(self._start_task, partial(self._help_async, place))
-            except RuntimeError:  # the loop was closed with tasks still waiting, whom nobody can help any more
-                with self._lock:
-                    self._waiters.clear()
-                self._free(place)
+    def _reserve_up_to(self, wanted: int) -> list[Entry[Record]]:
+        """Take, under the lock, so many places for connections, or as many as there are."""
+        places: list[Entry[Record]] = []
+        while len(places) < wanted and (place := self._reserve()) is not None:
+            places.append(place)
+        return places
 
-    def _start_task(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        assert self._loop is not None
-        task = self._loop.create_task(work())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    # What openers report
 
-    def _help(self, place: Entry[Record]) -> None:
-        for pause in pauses():
-            try:
-                self._welcome(place, self._attempt())
-                return
-            except FailedAttempt:
-                time.sleep(pause)
-                if not self._still_wanted(place):
-                    return
-            except ConnectionRefused as refusal:
-                self._refuse_waiters(place, refusal)
-                return
-
-    async def _help_async(self, place: Entry[Record]) -> None:
-        for pause in pauses():
-            try:
-                self._welcome(place, await self._attempt_async())
-                return
-            except FailedAttempt:
-                await asyncio.sleep(pause)
-                if not self._still_wanted(place):
-                    return
-            except ConnectionRefused as refusal:
-                self._refuse_waiters(place, refusal)
-                return
-            except asyncio.CancelledError:
-                self._free(place)
-                raise
-
-    def _welcome(self, place: Entry[Record], record: Record) -> None:
+    def welcome(self, place: Entry[Record], record: Record) -> None:
         """Give a new connection to the one who has waited longest."""
         try:
             entry = self._admit(place, record, missed=1)
@@ -296,30 +170,35 @@ class ConnectionBucket(Bucket[Record]):
             self._retire(place)
             return
         entry.idle_since = time.monotonic()  # it worked just now: its first borrower need not ask
+        if not self._hand_over(entry):
+            self._make_idle(entry)
+        self._send_openers()
+
+    def _hand_over(self, entry: Entry[Record]) -> bool:
+        """Give an entry to the one who has waited longest, if anybody waits and may have it.
+
+        Directly, whatever the wait: were it only woken, it would look as if it still needed a connection.
+        """
         with self._lock:
-            # Directly, whatever the wait: were it only woken, it would look as if it still needed a connection.
-            waiter = next((each for each in self._waiters if each.granted is None), None)
             if self._closed or self._paused:  # meanwhile
-                waiter = None
-            while waiter is not None:
+                return False
+            for waiter in [each for each in self._waiters if each.granted is None]:
                 self._waiters.remove(waiter)
                 if waiter.wake():
                     waiter.granted = entry
-                    break
-                waiter = next(iter(self._waiters), None)
-        if waiter is None:
-            self._make_idle(entry)
-        self._call_helpers()
+                    return True
+        return False
 
-    def _still_wanted(self, place: Entry[Record]) -> bool:
-        """Say whether a helper shall try again: if somebody waits, and no other helper is at it. Else it leaves."""
+    def still_wanted(self, place: Entry[Record]) -> bool:
+        """Say whether an opener shall try again: if somebody waits, and no other one is at it. Else it leaves."""
         with self._lock:
             wanted = bool(self._waiters) and self._connecting == 1 and not self._closed
         if not wanted:
             self._free(place)
         return wanted
 
-    def _refuse_waiters(self, place: Entry[Record], refusal: ConnectionRefused) -> None:
+    def turn_away(self, place: Entry[Record], refusal: ConnectionRefused) -> None:
+        """Fail those who wait, for no connection can be had."""
         with self._lock:
             for waiter in list(self._waiters):
                 own = ConnectionRefused(*refusal.args)  # each raises its own, with its own traceback
@@ -329,7 +208,75 @@ class ConnectionBucket(Bucket[Record]):
                 self._leave_queue(waiter)
         self._free(place)
 
-    # Forks
+    def vacate(self, place: Entry[Record]) -> None:
+        """Give up the place of an opener that was cancelled."""
+        self._free(place)
+
+    def desert(self, place: Entry[Record]) -> None:
+        """Give up those who wait in an event loop that is closed: nobody can help them any more."""
+        with self._lock:
+            self._waiters.clear()
+        self._free(place)
+
+    # Housekeeping
+
+    def sweep(self) -> None:
+        """Close what has expired, ask what has been idle for long, and keep the least number of connections."""
+        super().sweep()
+        if self._usable is None:
+            return  # SQLite's do not break, and a new one costs next to nothing
+        if self._tasks is None:
+            self._suspicion.ask(self._taken_from_idle(), self._put_back)
+        elif not self._asking:
+            self._asking = True
+            with suppress(RuntimeError):  # the loop is closed, and the next round drops its connections
+                self._tasks.start_soon(self._ask_idle_async)
+        if self._attempts.made and self._attempts.failure is None and not self._paused:
+            self._keep_least()
+
+    async def _ask_idle_async(self) -> None:
+        try:
+            await self._suspicion.ask_async(self._taken_from_idle(), self._put_back)
+        finally:
+            self._asking = False
+
+    def _taken_from_idle(self) -> Iterator[Entry[Record]]:
+        """Take each entry that is idle now, the coldest first, which keeps their order if they are put back."""
+        for _ in range(len(self._idle)):
+            try:
+                yield self._idle.popleft()
+            except IndexError:
+                return
+
+    def _put_back(self, entry: Entry[Record], works: bool) -> None:
+        (self._serve if works else self._retire)(entry)
+
+    def _keep_least(self) -> None:
+        """Make connections up to the least number, of places that nobody else has."""
+        spare = self.limits.capacity if self._budget is None else self._budget.left
+        least = min(self.limits.min_idle, self._size + spare)
+        if self._tasks is None:
+            try:
+                self.fill(least)
+            except (FailedAttempt, ConnectionRefused, PoolClosed) as error:
+                log.debug("%s: no spare connection could be made: %r", self.label, error)
+            return
+        with self._lock:
+            places = self._reserve_up_to(0 if self._closed or self._paused else least - self._size)
+        self._openers.send(places)
+
+    # Closing
+
+    def refuse(self) -> None:
+        """Hand out nothing more, fail those who wait, close what is idle."""
+        super().refuse()
+        for entry in list(self.cleaning):  # nobody has them, and who waits for them may keep their loop from going on
+            self.discard(entry)
+
+    def _note_drained(self) -> None:
+        # Leases are waited for, not openers whose server does not answer.
+        if self._closed and self._size == self._connecting:
+            self._drained.set()
 
     def forget_after_fork(self) -> list[Record]:
         """Start empty in a child process, which cannot reach the parent's servers through what it inherited.
@@ -342,85 +289,7 @@ class ConnectionBucket(Bucket[Record]):
                 record.probe.sever()
         return inherited
 
-    # Housekeeping
-
-    def sweep(self) -> None:
-        """Close what has expired, ask what has been idle for long, and keep the least number of connections."""
-        super().sweep()
-        if self._usable is None:
-            return  # SQLite's do not break, and a new one costs next to nothing
-        if self._loop is None:
-            self._ask_idle()
-        elif not self._asking:
-            self._asking = True
-            with suppress(RuntimeError):  # the loop is closed, and the next round drops its connections
-                self._loop.call_soon_threadsafe(self._start_task, self._ask_idle_async)
-        if self.attempts and self._failure is None and not self._paused:
-            self._keep_least()
-
-    def _ask_idle(self) -> None:
-        now = time.monotonic()
-        for _ in range(len(self._idle)):
-            try:
-                entry = self._idle.popleft()
-            except IndexError:
-                break
-            asked = entry.idle_since
-            if self._works(entry, now):
-                self._make_idle(entry)
-                entry.idle_since = max(asked, now) if now - asked >= PING_AFTER else asked
-            else:
-                self._retire(entry)
-
-    async def _ask_idle_async(self) -> None:
-        try:
-            for _ in range(len(self._idle)):
-                try:
-                    entry = self._idle.popleft()
-                except IndexError:
-                    break
-                asked, now = entry.idle_since, time.monotonic()
-                alive = False
-                try:
-                    alive = await self._works_async(entry.resource, now - asked)
-                finally:
-                    (self._make_idle if alive else self._retire)(entry)
-                if alive:
-                    entry.idle_since = now if now - asked >= PING_AFTER else asked
-        finally:
-            self._asking = False
-
-    async def _works_async(self, record: Record, idle: float) -> bool:
-        assert self._ping_async is not None
-        if record.readable():
-            return False
-        try:
-            return idle < PING_AFTER or await self._ping_async(record)
-        except TimeoutError:
-            return False
-
-    def _keep_least(self) -> None:
-        """Make connections up to the least number, of places that nobody else has."""
-        spare = self.limits.capacity if self._budget is None else self._budget.left
-        least = min(self.limits.min_idle, self._size + spare)
-        if self._loop is not None:
-            places: list[Entry[Record]] = []
-            with self._lock:
-                while not (self._closed or self._paused) and self._size < least:
-                    if (place := self._reserve()) is None:
-                        break
-                    places.append(place)
-            self._start_helpers(places)
-            return
-        try:
-            self.fill(least)
-        except (FailedAttempt, ConnectionRefused, PoolClosed) as error:
-            log.debug("%s: no spare connection could be made: %r", self.label, error)
-
-    def resume(self) -> None:
-        """Hand out again, first to those who wait."""
-        super().resume()
-        self._call_helpers()
+    # Reports
 
     def _timed_out(self, waited: float) -> PoolTimeout:
         timeout = super()._timed_out(waited)
@@ -431,29 +300,8 @@ class ConnectionBucket(Bucket[Record]):
             timeout.in_use = sum(len(bucket._leased()) for bucket in buckets)
             timeout.waiters = sum(len(bucket._waiters) for bucket in buckets)
             timeout.longest_holder = None if longest is None else longest.held()
-        failure = self._failure
-        if failure is None:
-            return timeout
-        unreachable = DatabaseUnreachable(
-            self.pool,
-            self.label,
-            capacity=timeout.capacity,
-            in_use=timeout.in_use,
-            waiters=timeout.waiters,
-            waited=timeout.waited,
-            longest_holder=timeout.longest_holder,
-        )
-        unreachable.reason = reason(failure)
-        return unreachable
+        return self._attempts.explained(timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return the bucket's figures; times are seconds."""
-        return {**super().stats(), "connect_attempts": self.attempts, "connect_failures": self.failed_attempts}
-
-
-def pauses() -> Iterator[float]:
-    """Yield the pauses between attempts to connect, in seconds: growing and jittered, without end."""
-    pause = _FIRST_PAUSE
-    while True:
-        yield pause * (0.5 + random.random())
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        return {**super().stats(), "connect_attempts": self._attempts.made, "connect_failures": self._attempts.failed}

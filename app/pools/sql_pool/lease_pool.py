@@ -20,9 +20,10 @@ from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite, Surface, look_past, site_above
 from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool.cleaning import AsyncCleaner, Cleaner, Cleans, CleansAsync
-from app.pools.sql_pool.connections import PING_WITHIN, ConnectionBucket
+from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.record import Record
+from app.pools.sql_pool.suspicion import PING_WITHIN
 from app.pools.sql_pool.watchdog import Cutoff
 
 # An Engine or a Session checks out for its user, who is the holder. Some of their methods are compiled from text.

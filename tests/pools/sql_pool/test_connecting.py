@@ -10,7 +10,7 @@ import pytest
 
 from app.pools.errors import MissingDriver
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
-from app.pools.sql_pool.connections import pauses
+from app.pools.sql_pool.attempts import pauses
 
 MEGABYTES = 1024 * 1024
 

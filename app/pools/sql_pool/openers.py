@@ -1,0 +1,94 @@
+"""Openers: threads, or an event loop's tasks, that connect to a database while its callers queue.
+
+An opener holds no lock and knows no queue: it makes one connection for the place that it was given, and the bucket
+decides what becomes of that, and whether it goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Protocol
+
+from app.pools.core.entries import Entry
+from app.pools.errors import ConnectionRefused
+from app.pools.sql_pool.attempts import Attempts, FailedAttempt, pauses
+from app.pools.sql_pool.loop_tasks import LoopTasks
+from app.pools.sql_pool.record import Record
+
+
+class Employer(Protocol):
+    """What openers need of the bucket that has them connect. It is called from their threads, without a lock."""
+
+    def welcome(self, place: Entry[Record], record: Record) -> None:
+        """Take a new connection."""
+
+    def still_wanted(self, place: Entry[Record]) -> bool:
+        """Say whether to try again after a failure; if not, the place is not the opener's any more."""
+
+    def turn_away(self, place: Entry[Record], refusal: ConnectionRefused) -> None:
+        """Take a place back, for which no connection can be had, and fail those who wait."""
+
+    def vacate(self, place: Entry[Record]) -> None:
+        """Give up the place of an opener that was cancelled."""
+
+    def desert(self, place: Entry[Record]) -> None:
+        """Take back a place that nobody can connect for, nor wait for: their event loop is closed."""
+
+
+class Openers:
+    """Those who connect for one bucket.
+
+    Args:
+        bucket: whose places they fill.
+        attempts: make the connections.
+        tasks: the event loop's, if the connections are for tasks; else each opener is a thread.
+    """
+
+    def __init__(self, bucket: Employer, attempts: Attempts, tasks: LoopTasks | None) -> None:
+        self._bucket = bucket
+        self._attempts = attempts
+        self._tasks = tasks
+
+    def send(self, places: Iterable[Entry[Record]]) -> None:
+        """Have one opener connect for each place."""
+        for place in places:
+            if self._tasks is None:
+                threading.Thread(target=self._open, args=(place,), name="poolwire-sql-connect", daemon=True).start()
+                continue
+            try:
+                self._tasks.start_soon(partial(self._open_async, place))
+            except RuntimeError:  # the loop was closed with tasks still waiting
+                self._bucket.desert(place)
+
+    def _open(self, place: Entry[Record]) -> None:
+        for pause in pauses():
+            try:
+                self._bucket.welcome(place, self._attempts.connect())
+                return
+            except FailedAttempt:
+                time.sleep(pause)
+                if not self._bucket.still_wanted(place):
+                    return
+            except ConnectionRefused as refusal:
+                self._bucket.turn_away(place, refusal)
+                return
+
+    async def _open_async(self, place: Entry[Record]) -> None:
+        for pause in pauses():
+            try:
+                self._bucket.welcome(place, await self._attempts.connect_async())
+                return
+            except FailedAttempt:
+                await asyncio.sleep(pause)
+                if not self._bucket.still_wanted(place):
+                    return
+            except ConnectionRefused as refusal:
+                self._bucket.turn_away(place, refusal)
+                return
+            except asyncio.CancelledError:
+                self._bucket.vacate(place)
+                raise
