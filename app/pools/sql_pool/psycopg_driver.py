@@ -22,7 +22,7 @@ from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import LASTING, NOTHING, RESET, SETTINGS, residue_of
-from app.pools.sql_pool.rows import Row, row_class
+from app.pools.sql_pool.rows import Row, row_class_of
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
 try:
@@ -344,17 +344,5 @@ def rows_of(cursor: Any) -> Callable[[Sequence[Any]], Any]:
     result = cursor.pgresult
     if result is None or not result.nfields:
         return tuple
-    return _class_of(tuple([result.fname(column) for column in range(result.nfields)]), cursor)
-
-
-_classes: dict[tuple[bytes | None, ...], type[Row]] = {}
-_MOST_CLASSES = 4096
-
-
-def _class_of(names: tuple[bytes | None, ...], cursor: Any) -> type[Row]:
-    found = _classes.get(names)
-    if found is None:
-        found = row_class(tuple(column.name for column in cursor.description))
-        if len(_classes) < _MOST_CLASSES:
-            _classes[names] = found
-    return found
+    # By the bytes that libpq has: to read them would take longer.
+    return row_class_of(tuple([result.fname(column) for column in range(result.nfields)]), cursor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any, ClassVar, SupportsIndex
 
@@ -64,17 +64,22 @@ def _column(position: SupportsIndex) -> Callable[[Row], Any]:
     return column
 
 
-_classes: dict[Any, type[Row]] = {}
+_classes: dict[Hashable, type[Row]] = {}
 _MOST_CLASSES = 4096
 
 
-def row_class_of(description: tuple[tuple[Any, ...], ...]) -> type[Row]:
-    """Return the class of a result's rows; ``description`` is a DBAPI cursor's."""
-    found = _classes.get(description)
+def row_class_of(shape: Hashable, cursor: Any) -> type[Row]:
+    """Return the class of a result's rows.
+
+    Args:
+        shape: tells the result's columns from others', and is had for less than their names.
+        cursor: the DBAPI cursor with the result, which is asked for the names of a new shape.
+    """
+    found = _classes.get(shape)
     if found is None:
-        found = row_class(tuple([column[0] for column in description]))
+        found = row_class(tuple([column[0] for column in cursor.description]))
         if len(_classes) < _MOST_CLASSES:
-            _classes[description] = found
+            _classes[shape] = found
     return found
 
 

@@ -99,7 +99,7 @@ class SQLiteDriver:
         described, row = statement.shape
         description = cursor.description
         if description != described:
-            row = row_class_of(description)
+            row = row_class_of(description, cursor)
             statement.shape = (description, row)
         return [row(values[0])] if len(values) == 1 else list(map(row, values))
 
@@ -139,7 +139,7 @@ class SQLiteDriver:
         try:
             cursor.execute(statement.text, params)
             while values := cursor.fetchmany(batch):
-                yield list(map(row_class_of(cursor.description), values))
+                yield list(map(row_class_of(cursor.description, cursor), values))
         finally:
             cursor.close()
             raw.after()
