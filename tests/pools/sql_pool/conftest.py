@@ -37,10 +37,10 @@ def postgres(postgres_server: EmbeddedPostgres) -> DatabaseConfig:
     return postgres_server.config()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "memory", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseConfig:
-    """Return a database of either kind, for what holds for both."""
-    if request.param == "sqlite":
-        return get_sqlite_config(tmp_path / "test.db")
-    config: DatabaseConfig = request.getfixturevalue("postgres")
-    return config
+    """Return a database of each kind, for what holds for all."""
+    if request.param == "postgresql":
+        config: DatabaseConfig = request.getfixturevalue("postgres")
+        return config
+    return get_sqlite_config(":memory:" if request.param == "memory" else tmp_path / "test.db")

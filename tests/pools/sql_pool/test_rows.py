@@ -22,6 +22,11 @@ def test_a_column_wins_over_a_method_of_tuple() -> None:
     assert (row.count, row.index) == (3, 4)
 
 
+def test_a_row_becomes_a_mapping() -> None:
+    """From the columns' names to their values."""
+    assert row_class(("id", "name"))((1, "ada"))._asdict() == {"id": 1, "name": "ada"}
+
+
 def test_a_name_that_is_used_twice_means_the_first() -> None:
     """The second is reached by position."""
     row = row_class(("id", "id", "a b"))((1, 2, 3))
