@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -59,6 +58,19 @@ def counter(tmp_path: Path) -> DatabaseConfig:
         pool.execute_query(config, "CREATE TABLE counter (value INTEGER)")
         pool.execute_query(config, "INSERT INTO counter VALUES (0)")
     return config
+
+
+@contextlib.contextmanager
+def another_writer(config: DatabaseConfig) -> Iterator[subprocess.Popen[str]]:
+    """Have another process in the middle of a transaction that writes, until it is killed at the end of the block."""
+    command = [sys.executable, "-c", HOLDER, config.database]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "writing\n"
+            yield writer
+        finally:
+            writer.kill()
 
 
 def value(pool: SQLPool, config: DatabaseConfig) -> int:
@@ -115,13 +127,8 @@ def test_processes_that_read_modify_write_lose_nothing(counter: DatabaseConfig) 
 
 def test_a_writer_that_is_killed_lets_the_others_write(counter: DatabaseConfig) -> None:
     """The writer lock of a process that dies in the middle of a transaction is free, and its work undone."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, counter.database], stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "writing\n"
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.wait(20)
+    with another_writer(counter) as writer:
+        writer.kill()
 
     with SQLPool() as pool:
         pool.execute_query(counter, "UPDATE counter SET value = value + 1")
@@ -146,14 +153,8 @@ def test_who_waits_too_long_for_another_process_is_told_so(tmp_path: Path) -> No
     config = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.1)
     with SQLPool() as pool:
         pool.execute_query(config, "CREATE TABLE counter (value INTEGER)")
-    with subprocess.Popen([sys.executable, "-c", HOLDER, config.database], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "writing\n"
-        try:
-            with SQLPool() as pool, pytest.raises(sqlite3.OperationalError, match=LOCKED_BY_OTHERS):
-                pool.execute_query(config, "UPDATE counter SET value = 5")
-        finally:
-            holder.kill()
+    with another_writer(config), SQLPool() as pool, pytest.raises(sqlite3.OperationalError, match=LOCKED_BY_OTHERS):
+        pool.execute_query(config, "UPDATE counter SET value = 5")
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -379,17 +380,10 @@ def test_a_timeout_ends_the_wait_to_write(numbers: tuple[SQLPool, DatabaseConfig
 
 def test_a_timeout_ends_the_wait_for_another_process(counter: DatabaseConfig) -> None:
     """The same when it is another process that writes."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, counter.database], stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "writing\n"
-        try:
-            with SQLPool() as pool, pytest.raises(QueryTimeout):
-                pool.execute_query(counter, "UPDATE counter SET value = 5", timeout=0.1)
-            assert holder.poll() is None
-        finally:
-            holder.kill()
+    with another_writer(counter) as writer:
+        with SQLPool() as pool, pytest.raises(QueryTimeout):
+            pool.execute_query(counter, "UPDATE counter SET value = 5", timeout=0.1)
+        assert writer.poll() is None
 
     with SQLPool() as pool:
         assert value(pool, counter) == 0
