@@ -144,9 +144,6 @@ class AsyncpgDriver:
     def lend(self, record: Record) -> None:
         """Do nothing: SQLAlchemy begins transactions by itself."""
 
-    def take_back(self, record: Record) -> None:
-        """Do nothing: SQLAlchemy has ended its transaction."""
-
     def close(self, record: Record) -> None:
         """Close a connection from any thread, also when its event loop is closed."""
         raw, record.dbapi_connection = record.raw, None

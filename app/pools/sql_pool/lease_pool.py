@@ -56,7 +56,7 @@ class Driver(Protocol):
     """What the pool needs to know about a driver, synchronous or not.
 
     A raw connection is made for autocommit mode, as ``execute_query`` uses it; an Engine's lease works in
-    transactions. It changes its mode when the other kind of lease wants it, and not before.
+    transactions. It changes its mode when the other kind of lease wants it, and not before: see ``cleaning.Cleans``.
     """
 
     probed: bool
@@ -71,9 +71,6 @@ class Driver(Protocol):
 
     def lend(self, record: Record) -> None:
         """Have a connection begin transactions, for an Engine."""
-
-    def take_back(self, record: Record) -> None:
-        """Have a connection that an Engine had commit each statement by itself."""
 
     def close(self, record: Record) -> None:
         """Close a connection, from any thread. Must not raise."""
