@@ -7,26 +7,21 @@ bucket; between processes it is a pair of file locks beside the database.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
 import weakref
-from contextlib import suppress
 from threading import get_ident
 
 from app.pools.core import forks
 from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.waiters import Waiter
 from app.pools.errors import PoolError, PoolTimeout
+from app.pools.sql_pool.turnstile import Turnstile
 
 _FAIR_AFTER = 0.01
-_PAUSE = 0.0005
-_GATE, _RIGHT = 0, 1
 _SETTING = "busy_timeout"
 """What a writer that waited too long may raise: there is one writer, whatever the number of connections."""
-SUFFIX = "-writer"
-"""What the lock file's name has more than the database's."""
 
 
 class WishTakenBack(PoolError):
@@ -40,7 +35,7 @@ class Wish:
 
     def __init__(self) -> None:
         self.taken_back = False
-        self.waiter: Waiter[Entry[_Turnstile]] | None = None
+        self.waiter: Waiter[Entry[Turnstile]] | None = None
         """Its place in the queue; the queue's lock guards it."""
 
 
@@ -57,7 +52,7 @@ class WriterLock:
         self._queue = _Queue(label, path)
         forks.register(self)
 
-    def acquire(self, wish: Wish, timeout: float) -> Entry[_Turnstile]:
+    def acquire(self, wish: Wish, timeout: float) -> Entry[Turnstile]:
         """Wait for the right to write, to be given back to ``release``.
 
         Args:
@@ -94,7 +89,7 @@ class WriterLock:
             )
         return turn
 
-    def release(self, turn: Entry[_Turnstile]) -> None:
+    def release(self, turn: Entry[Turnstile]) -> None:
         """Let the next one write."""
         turn.resource.leave()
         self._queue.give_back(turn)
@@ -113,7 +108,7 @@ class WriterLock:
         self._queue.forget_after_fork()
 
 
-class _Queue(Bucket["_Turnstile"]):
+class _Queue(Bucket[Turnstile]):
     """The threads of this process that want to write, each of which can be sent away."""
 
     def __init__(self, label: str, path: str | None) -> None:
@@ -121,15 +116,15 @@ class _Queue(Bucket["_Turnstile"]):
             "sql",
             f"the writer lock of {label}",
             Limits(capacity=1, fair_after=_FAIR_AFTER),
-            create=lambda: _Turnstile(path),
-            destroy=_Turnstile.close,
+            create=lambda: Turnstile(path),
+            destroy=Turnstile.close,
         )
 
     def _reset(self) -> None:
         super()._reset()
         self._wishes: dict[int, Wish] = {}  # by the thread that waits for it
 
-    def checkout_for(self, wish: Wish, timeout: float) -> Entry[_Turnstile]:
+    def checkout_for(self, wish: Wish, timeout: float) -> Entry[Turnstile]:
         """Do what ``checkout`` does, for a wish that may be taken back."""
         thread = get_ident()
         self._wishes[thread] = wish
@@ -139,7 +134,7 @@ class _Queue(Bucket["_Turnstile"]):
             wish.waiter = None
             del self._wishes[thread]
 
-    def _enqueue(self, waiter: Waiter[Entry[_Turnstile]]) -> Entry[_Turnstile] | Exception | None:
+    def _enqueue(self, waiter: Waiter[Entry[Turnstile]]) -> Entry[Turnstile] | Exception | None:
         granted = super()._enqueue(waiter)
         if granted is None:
             wish = self._wishes[get_ident()]
@@ -165,59 +160,6 @@ class _Queue(Bucket["_Turnstile"]):
             waiter.granted = WishTakenBack()
             waiter.wake()
         self.serve_waiters()  # it may have been woken for a turn that another can have now
-
-
-class _Turnstile:
-    """File locks between processes: a gate that one process at a time waits in, and the right itself.
-
-    A process that has just written must pass the gate again, in which the longest waiting one stands: so it
-    cannot take the right over and over while the others poll. The locks are POSIX record locks on two bytes
-    of one file; they belong to the process, which is why ``writer_lock`` makes one lock for a path.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self._file = -1
-        if path is None:
-            return
-        # A file of its own: closing a descriptor of the database itself would drop SQLite's own locks on it.
-        # Where it cannot be made, SQLite cannot write either, and says so better.
-        with suppress(OSError):
-            self._file = os.open(path + SUFFIX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-    def enter(self, deadline: float, wish: Wish) -> bool:
-        """Wait for the right until ``deadline`` (monotonic seconds), while it is wished; return whether it was had."""
-        if self._file < 0:
-            return True
-        if not self._lock(_GATE, deadline, wish):
-            return False
-        try:
-            return self._lock(_RIGHT, deadline, wish)
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _GATE)
-
-    def leave(self) -> None:
-        """Give the right to the next process."""
-        if self._file >= 0:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _RIGHT)
-
-    def close(self) -> None:
-        """Close the file, which unlocks it."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    __del__ = close  # of a pool that was dropped without a stop
-
-    def _lock(self, byte: int, deadline: float, wish: Wish) -> bool:
-        while True:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-            except (BlockingIOError, PermissionError):  # POSIX allows either
-                if time.monotonic() >= deadline or wish.taken_back:
-                    return False
-                time.sleep(_PAUSE)
-            else:
-                return True
 
 
 _locks: weakref.WeakValueDictionary[str, WriterLock] = weakref.WeakValueDictionary()

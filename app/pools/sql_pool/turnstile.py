@@ -1,0 +1,77 @@
+"""A turnstile: which process may write to a SQLite database now."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+from typing import Protocol
+
+_PAUSE = 0.0005
+_GATE, _RIGHT = 0, 1
+_SUFFIX = "-writer"
+"""What the lock file's name has more than the database's."""
+
+
+class Wanted(Protocol):
+    """What a process waits on behalf of."""
+
+    taken_back: bool
+    """Whether nobody wants it any more."""
+
+
+class Turnstile:
+    """File locks between processes: a gate that one process at a time waits in, and the right itself.
+
+    A process that has just written must pass the gate again, in which the longest waiting one stands: so it
+    cannot take the right over and over while the others poll. The locks are POSIX record locks on two bytes
+    of one file; they belong to the process, which is why ``writer_lock`` makes one lock for a path.
+
+    Args:
+        path: the database's file, or ``None`` for a database that only this process sees.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._file = -1
+        if path is None:
+            return
+        # A file of its own: closing a descriptor of the database itself would drop SQLite's own locks on it.
+        # Where it cannot be made, SQLite cannot write either, and says so better.
+        with suppress(OSError):
+            self._file = os.open(path + _SUFFIX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def enter(self, deadline: float, wish: Wanted) -> bool:
+        """Wait for the right until ``deadline`` (monotonic seconds), while it is wished; return whether it was had."""
+        if self._file < 0:
+            return True
+        if not self._lock(_GATE, deadline, wish):
+            return False
+        try:
+            return self._lock(_RIGHT, deadline, wish)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _GATE)
+
+    def leave(self) -> None:
+        """Give the right to the next process."""
+        if self._file >= 0:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _RIGHT)
+
+    def close(self) -> None:
+        """Close the file, which unlocks it."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    __del__ = close  # of a pool that was dropped without a stop
+
+    def _lock(self, byte: int, deadline: float, wish: Wanted) -> bool:
+        while True:
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            except (BlockingIOError, PermissionError):  # POSIX allows either
+                if time.monotonic() >= deadline or wish.taken_back:
+                    return False
+                time.sleep(_PAUSE)
+            else:
+                return True
