@@ -15,7 +15,8 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import LASTING
-from app.pools.sql_pool.sqlite import BEGIN_READONLY, Source, is_busy
+from app.pools.sql_pool.sqlite import BEGIN_READONLY, is_busy
+from app.pools.sql_pool.sqlite_source import Source
 
 
 class AiosqliteDriver:

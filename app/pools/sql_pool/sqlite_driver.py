@@ -17,7 +17,8 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row, row_class_of
-from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, Source, is_busy
+from app.pools.sql_pool.sqlite import BEGIN_READONLY, Connection, is_busy
+from app.pools.sql_pool.sqlite_source import Source
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
 _BATCH = 500

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.pools.sql_pool import SQLPool, SQLPoolSettings, get_sqlite_config
-from app.pools.sql_pool.sqlite import Source
+from app.pools.sql_pool.sqlite_source import Source
 
 SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
