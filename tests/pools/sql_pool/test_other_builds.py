@@ -16,7 +16,8 @@ import pytest
 import tests.support
 from app.pools.errors import ConnectionRefused
 from app.pools.sql_pool import SQLPool
-from app.pools.sql_pool.embedded import BIN_VARIABLE, EmbeddedPostgres
+from app.pools.sql_pool.embedded import EmbeddedPostgres
+from app.pools.sql_pool.embedded_programs import BIN_VARIABLE
 
 TLS = Path(tests.support.__file__).parent / "tls"
 
