@@ -6,11 +6,11 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,14 +18,15 @@ from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import checkout_site
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, PoolClosed, QueryTimeout
-from app.pools.sql_pool.cleaning import AsyncCleaner, CleansAsync
+from app.pools.sql_pool.cleaning import AsyncCleaner
 from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.drivers import AsyncDriver, EngineDriver
 from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.interruption import Interruption
-from app.pools.sql_pool.lease_pool import Driver, LeasePool
+from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
+from app.pools.sql_pool.statements import Bound, Parameters, Statement, prepare
 from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known
 from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 
@@ -33,44 +34,6 @@ T = TypeVar("T")
 
 _CANCEL_SECONDS = 1.0
 """For how long a cancelled call waits for its connection to recover: a server that answers needs some milliseconds."""
-
-
-class EngineDriver(Driver, Protocol):
-    """What every side for tasks needs of its driver."""
-
-    begin: str | None
-    begin_readonly: str | None
-
-    def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
-        """Make the AsyncEngine on a ``LeasePool``."""
-
-
-class AsyncDriver(CleansAsync, EngineDriver, Protocol):
-    """What a side for tasks needs of a driver whose calls are coroutines."""
-
-    style: Style
-
-    async def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
-        """Execute one statement in autocommit mode and return its rows."""
-
-    async def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
-        """Execute a statement for each set of parameters, in one transaction."""
-
-    async def copy_rows(
-        self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-    ) -> None:
-        """Store many rows, in one transaction, by the fastest way that the database has."""
-
-    def stream(
-        self, record: Record, statement: Statement, params: Sequence[Any], batch: int
-    ) -> AsyncGenerator[list[Row], None]:
-        """Yield a query's rows in batches, as the database finds them; closed early, leave its transaction open."""
-
-    def in_transaction(self, record: Record) -> bool:
-        """Say whether a transaction is open, without asking the server."""
-
-    def lost(self, record: Record, error: BaseException) -> bool:
-        """Say whether an error means that the connection is no more."""
 
 
 class AsyncSide(ABC):

@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Protocol
 
 from app.pools.core.bucket import Entry
 from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.drivers import EngineDriver, SyncDriver
 from app.pools.sql_pool.loop_tasks import LoopTasks
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.watchdog import Cutoff
 
 _SECONDS = 2.0
 """For how long a server may clean a connection."""
-
-
-class Cleans(Protocol):
-    """What a ``Cleaner`` needs of a driver."""
-
-    @property
-    def in_transaction(self) -> Callable[[Record], object]:
-        """What says, truthy or not, whether a transaction is open, without asking the server."""
-
-    @property
-    def residue(self) -> Callable[[Record], int]:
-        """What says which residue statements have left on a connection, without asking the server."""
-
-    def rollback(self, record: Record) -> None:
-        """Roll back."""
-
-    def take_back(self, record: Record) -> None:
-        """Have a connection that an Engine had commit each statement by itself."""
-
-    def reset(self, record: Record) -> bool:
-        """Remove the residue from a connection that commits each statement by itself; say whether that was possible."""
-
-
-class CleansAsync(Protocol):
-    """What an ``AsyncCleaner`` needs of a driver."""
-
-    async def clean(self, record: Record) -> bool:
-        """Roll back if a transaction is open, and remove the residue; say whether that was possible."""
 
 
 class Cleaner:
@@ -55,7 +27,7 @@ class Cleaner:
         driver: knows how.
     """
 
-    def __init__(self, bucket: ConnectionBucket, driver: Cleans) -> None:
+    def __init__(self, bucket: ConnectionBucket, driver: SyncDriver) -> None:
         self._bucket = bucket
         self._driver = driver
 
@@ -90,7 +62,7 @@ class AsyncCleaner:
         driver: knows how.
     """
 
-    def __init__(self, bucket: ConnectionBucket, driver: CleansAsync) -> None:
+    def __init__(self, bucket: ConnectionBucket, driver: EngineDriver) -> None:
         self._bucket = bucket
         self._driver = driver
         self._tasks = LoopTasks(asyncio.get_running_loop())
@@ -123,7 +95,7 @@ class AsyncCleaner:
         (self._bucket.give_back if clean else self._bucket.discard)(entry)
 
 
-def commit_each(driver: Cleans, record: Record) -> None:
+def commit_each(driver: SyncDriver, record: Record) -> None:
     """Have a connection that an Engine had last commit each statement by itself."""
     if record.transactional:
         driver.take_back(record)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy
 from greenlet import getcurrent
@@ -19,8 +19,9 @@ from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite, Surface, look_past, site_above
 from app.pools.errors import DatabaseUnavailable
-from app.pools.sql_pool.cleaning import AsyncCleaner, Cleaner, Cleans, CleansAsync
+from app.pools.sql_pool.cleaning import AsyncCleaner, Cleaner
 from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.drivers import Driver, EngineDriver, SyncDriver
 from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.suspicion import PING_WITHIN
@@ -50,33 +51,6 @@ def requested(timeout: float | None, site: CallSite) -> Iterator[None]:
         yield
     finally:
         _request.reset(token)
-
-
-class Driver(Protocol):
-    """What the pool needs to know about a driver, synchronous or not.
-
-    A raw connection is made for autocommit mode, as ``execute_query`` uses it; an Engine's lease works in
-    transactions. It changes its mode when the other kind of lease wants it, and not before: see ``cleaning.Cleans``.
-    """
-
-    probed: bool
-    """Whether a connection can break while it is idle, and ``adopt`` gives it a probe."""
-
-    @property
-    def residue(self) -> Callable[[Record], int]:
-        """What says which residue statements have left on a connection, without asking the server."""
-
-    def adopt(self, record: Record) -> None:
-        """Take note of a new connection's raw one, and of a probe for it."""
-
-    def lend(self, record: Record) -> None:
-        """Have a connection begin transactions, for an Engine."""
-
-    def close(self, record: Record) -> None:
-        """Close a connection, from any thread. Must not raise."""
-
-    def permanent(self, error: Exception) -> bool:
-        """Say whether a failure to connect will not pass by itself."""
 
 
 class LeasePool(Pool):
@@ -112,9 +86,9 @@ class LeasePool(Pool):
         self.cleaner: Cleaner | AsyncCleaner
         """Ends the leases that left something."""
         if asynchronous:
-            self.cleaner = AsyncCleaner(self.bucket, cast(CleansAsync, driver))
+            self.cleaner = AsyncCleaner(self.bucket, cast(EngineDriver, driver))
         else:
-            self.cleaner = Cleaner(self.bucket, cast(Cleans, driver))
+            self.cleaner = Cleaner(self.bucket, cast(SyncDriver, driver))
 
     def _create_connection(self) -> Record:
         record = Record(self)

@@ -6,21 +6,20 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from threading import get_ident
-from typing import Any, Literal, Protocol, TypeVar, get_args
-
-from sqlalchemy import Engine
+from typing import Any, Literal, TypeVar, get_args
 
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import ConfigError, DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
-from app.pools.sql_pool.cleaning import Cleaner, Cleans, commit_each
+from app.pools.sql_pool.cleaning import Cleaner, commit_each
 from app.pools.sql_pool.connections import ConnectionBucket
+from app.pools.sql_pool.drivers import SyncDriver
 from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.interruption import Interruption
-from app.pools.sql_pool.lease_pool import Driver, LeasePool
+from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Bound, Parameters, Statement, Style, prepare
+from app.pools.sql_pool.statements import Bound, Parameters, Statement, prepare
 from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 from app.pools.sql_pool.watchdog import Watch
 
@@ -35,49 +34,6 @@ def require_known(retry: object) -> None:
         raise ConfigError(
             f"retry={retry!r} is not allowed; it must be {' or '.join(map(repr, get_args(Retry)))}, or None"
         )
-
-
-class SyncDriver(Cleans, Driver, Protocol):
-    """What a side for threads needs of its driver."""
-
-    style: Style
-    begin: str | None
-    """What begins a writing transaction at once, where the driver does not do so by itself."""
-    begin_readonly: str | None
-    one_statement: bool
-    """Whether the driver refuses a text of several statements, so that one that reads cannot begin a transaction."""
-
-    def engine(self, limits: Limits, budget: Budget | None) -> Engine:
-        """Make the Engine on a ``LeasePool``."""
-
-    def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
-        """Execute one statement in autocommit mode and return its rows."""
-
-    def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
-        """Execute a statement for each set of parameters, in one transaction."""
-
-    def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Store many rows, in one transaction, by the fastest way that the database has."""
-
-    def stream(
-        self, record: Record, statement: Statement, params: Sequence[Any], batch: int
-    ) -> Generator[list[Row], None, None]:
-        """Yield a query's rows in batches, as the database finds them."""
-
-    def lost(self, record: Record, error: BaseException) -> bool:
-        """Say whether an error means that the connection is no more."""
-
-    def cancel(self, record: Record) -> None:
-        """Ask the server to end what the connection does."""
-
-    def forget_cancel(self, record: Record) -> None:
-        """Let a connection whose call was cancelled, and has ended, serve the next one."""
-
-    def cut(self, record: Record) -> None:
-        """Make what the connection does fail at once."""
-
-    def dispose(self) -> None:
-        """Close what is not in the bucket."""
 
 
 class SyncSide:
