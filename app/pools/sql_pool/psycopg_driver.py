@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from sqlalchemy import URL, Engine, create_engine
 
@@ -21,12 +21,21 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.record import Record
-from app.pools.sql_pool.residue import LASTING, NOTHING, RESET, SETTINGS, residue_of
+from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS
 from app.pools.sql_pool.rows import Row, row_class_of
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
 try:
     import psycopg
+
+    from app.pools.sql_pool.psycopg_connection import (
+        Connection,
+        Cursor,
+        ReusedCursor,
+        ServerCursor,
+        forget_prepared,
+        is_outdated,
+    )
 except ImportError as error:
     raise MissingDriver("PostgreSQL needs psycopg: pip install 'poolwire[postgres]'") from error
 
@@ -46,67 +55,6 @@ _PASSING = re.compile(
 )
 # The server ends the session: shutdown, crash of another backend, dropped database, idle timeouts.
 _ENDED = re.compile(r"57P0[1-5]|25P0[34]|08...")
-
-
-class Connection(psycopg.Connection[Any]):
-    """A connection that knows what its statements have left in the session."""
-
-    residue = NOTHING
-
-    def note(self, query: Any) -> None:
-        """Take note of a statement that is about to be executed."""
-        if not isinstance(query, str):
-            query = query.decode(errors="replace") if isinstance(query, bytes) else query.as_string(self)
-        residue = residue_of(query)
-        if residue:
-            self.residue |= residue
-
-
-class Cursor(psycopg.Cursor[Any]):
-    """A cursor whose statements are taken note of."""
-
-    __slots__ = ()
-    _conn: Connection
-
-    # Its arguments one by one: to collect and spread them costs more than the note.
-
-    def execute(
-        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool | None = None
-    ) -> Self:
-        """Execute one statement."""
-        self._conn.note(query)
-        try:
-            return super().execute(query, params, prepare=prepare, binary=binary)
-        except psycopg.errors.FeatureNotSupported as error:
-            if _is_outdated(error):  # and would fail again and again; a rollback has psycopg forget it, nothing else
-                self._conn.residue |= LASTING
-            raise
-
-    def executemany(self, query: Any, *args: Any, **options: Any) -> None:
-        """Execute one statement for each set of parameters."""
-        self._conn.note(query)
-        super().executemany(query, *args, **options)
-
-
-class ServerCursor(psycopg.ServerCursor[Any]):
-    """A cursor on the server whose statement is taken note of."""
-
-    _conn: Connection
-
-    def execute(self, query: Any, *args: Any, **options: Any) -> Self:
-        """Open the cursor on a query."""
-        self._conn.note(query)
-        return super().execute(query, *args, **options)
-
-
-class _ReusedCursor(psycopg.Cursor[Any]):
-    """The cursor of ``execute_query``.
-
-    Whoever has fetched its rows takes ``pgresult``, ``_results`` and its transformer's ``pgresult`` away, as ``close``
-    does: they would keep the result, however large, until the connection's next statement.
-    """
-
-    __slots__ = ()
 
 
 class PsycopgDriver:
@@ -206,13 +154,13 @@ class PsycopgDriver:
         """Execute one statement in autocommit mode and return its rows."""
         cursor = record.cursor
         if cursor is None:
-            cursor = record.cursor = _ReusedCursor(record.raw, row_factory=rows_of)
+            cursor = record.cursor = ReusedCursor(record.raw, row_factory=rows_of)
         try:
             cursor.execute(statement.text, params or None)
         except psycopg.errors.FeatureNotSupported as error:
-            if not _is_outdated(error) or self.in_transaction(record):
+            if not is_outdated(error) or self.in_transaction(record):
                 raise
-            _forget_prepared(record.raw)
+            forget_prepared(record.raw)
             cursor.execute(statement.text, params or None)
         result = cursor.pgresult
         if result is None:
@@ -302,19 +250,6 @@ def _sent_in_batches(
         with closing(sent) as found:
             while rows := list(islice(found, batch)):
                 yield rows
-
-
-def _is_outdated(error: psycopg.Error) -> bool:
-    """Say whether a statement that was prepared cannot be executed, because its columns are others since (ALTER TABLE).
-
-    The server finds it out before it executes anything. Its message may be in any language.
-    """
-    return error.diag.source_function == "RevalidateCachedQuery"
-
-
-def _forget_prepared(raw: Connection) -> None:
-    """Have a connection prepare its statements anew."""
-    psycopg.Cursor(raw).execute("DEALLOCATE ALL", prepare=False)  # psycopg recognises it, and forgets what it knew
 
 
 def refused_for_good(config: DatabaseConfig) -> bool:

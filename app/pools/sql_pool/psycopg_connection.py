@@ -1,0 +1,83 @@
+"""psycopg's connection, which knows what its statements leave in the session, and its cursors."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import psycopg
+
+from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection that knows what its statements have left in the session."""
+
+    residue = NOTHING
+
+    def note(self, query: Any) -> None:
+        """Take note of a statement that is about to be executed."""
+        if not isinstance(query, str):
+            query = query.decode(errors="replace") if isinstance(query, bytes) else query.as_string(self)
+        residue = residue_of(query)
+        if residue:
+            self.residue |= residue
+
+
+class Cursor(psycopg.Cursor[Any]):
+    """A cursor whose statements are taken note of."""
+
+    __slots__ = ()
+    _conn: Connection
+
+    # Its arguments one by one: to collect and spread them costs more than the note.
+
+    def execute(
+        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> Self:
+        """Execute one statement."""
+        self._conn.note(query)
+        try:
+            return super().execute(query, params, prepare=prepare, binary=binary)
+        except psycopg.errors.FeatureNotSupported as error:
+            if is_outdated(error):  # and would fail again and again; a rollback has psycopg forget it, nothing else
+                self._conn.residue |= LASTING
+            raise
+
+    def executemany(self, query: Any, *args: Any, **options: Any) -> None:
+        """Execute one statement for each set of parameters."""
+        self._conn.note(query)
+        super().executemany(query, *args, **options)
+
+
+class ServerCursor(psycopg.ServerCursor[Any]):
+    """A cursor on the server whose statement is taken note of."""
+
+    _conn: Connection
+
+    def execute(self, query: Any, *args: Any, **options: Any) -> Self:
+        """Open the cursor on a query."""
+        self._conn.note(query)
+        return super().execute(query, *args, **options)
+
+
+class ReusedCursor(psycopg.Cursor[Any]):
+    """The cursor of ``execute_query``.
+
+    Whoever has fetched its rows takes ``pgresult``, ``_results`` and its transformer's ``pgresult`` away, as ``close``
+    does: they would keep the result, however large, until the connection's next statement.
+    """
+
+    __slots__ = ()
+
+
+def is_outdated(error: psycopg.Error) -> bool:
+    """Say whether a statement that was prepared cannot be executed, because its columns are others since (ALTER TABLE).
+
+    The server finds it out before it executes anything. Its message may be in any language.
+    """
+    return error.diag.source_function == "RevalidateCachedQuery"
+
+
+def forget_prepared(raw: Connection) -> None:
+    """Have a connection prepare its statements anew."""
+    psycopg.Cursor(raw).execute("DEALLOCATE ALL", prepare=False)  # psycopg recognises it, and forgets what it knew
