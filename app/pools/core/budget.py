@@ -30,7 +30,7 @@ class Spender(Protocol):
         """Pass what has become free on to those who wait."""
 
     def yield_idle(self) -> bool:
-        """Close one idle connection whose loss harms nobody. Returns whether there was one."""
+        """Close one idle connection whose loss harms nobody, now or soon. Returns whether there was one."""
 
     def share(self, wanted: bool) -> None:
         """Take note whether others need places: then offer what becomes idle. Must take no lock."""

@@ -105,7 +105,7 @@ class ZMQPoolSettings(PoolSettings):
     max_connections: Count = 50
     """Sockets per configuration key, at most."""
     max_total_connections: Count = Field(default_factory=_affordable_sockets)
-    """Leased sockets of all keys together, at most; by default an eighth of the file descriptors allowed."""
+    """Sockets of all keys together, at most, those that are kept included; by default an eighth of the descriptors."""
     max_idle_time: Seconds = 300.0
     """Seconds after which an idle socket is closed."""
     health_check_interval: Seconds = 60.0

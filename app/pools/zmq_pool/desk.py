@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import zmq
 
 from app.pools.core.bucket import NEVER, Bucket, Entry, Limits
 from app.pools.core.budget import Budget
+from app.pools.core.kept import KeptPlace
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.zmq_pool.asking import DealerSocket, RequestSocket
 from app.pools.zmq_pool.attempts import PAUSE, Attempt
@@ -78,8 +80,10 @@ class Desk:
         self._seen_uses = 0
         self._deserted_since = NEVER
         limits = _limits(config, settings)
+        self._patience = settings.checkout_timeout
         if config.socket_type in SENDING:
             outlet = self.outlet = Outlet(config, self._open_for_outlet, attendant)
+            self._outlets_place = KeptPlace(budget)
             self.bucket: Bucket[Any] = Bucket(
                 "zmq",
                 config.label,
@@ -120,10 +124,18 @@ class Desk:
         attempt = self._outlets_attempt
         if attempt is None or attempt.abandoned:
             attempt = self._outlets_attempt = self._attempt()
-        socket = attempt.make(self._open_now, freed_at)
+        socket = attempt.make(partial(self._open_in_place, attempt), freed_at)
         if socket is not None:
             self._outlets_attempt = None
         return socket
+
+    def _open_in_place(self, attempt: Attempt) -> LeanSocket | None:
+        """Open the outlet's socket in its place below the cap over all keys, which is kept from the first time on."""
+        if self._outlets_place.taken():
+            return self._open_now()
+        if attempt.seconds >= self._patience:
+            raise self._outlets_place.timed_out("zmq", self.config.label, attempt.seconds)
+        return None
 
     def _attempt(self) -> Attempt:
         return Attempt(self.config.label, vacate=lambda: self._vacate(self.config))
@@ -181,6 +193,7 @@ class Desk:
             dropped = self.outlet.close(deadline)
             if dropped:
                 log.warning("%s: %d messages could not be sent before the pool stopped", self.config.label, dropped)
+            self._outlets_place.give_up()
         return holders
 
     def sweep(self) -> None:

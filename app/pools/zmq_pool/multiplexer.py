@@ -52,6 +52,7 @@ class Multiplexer:
         config: the REQ configuration whose requests it sends.
         open_socket: opens a DEALER that connects, and a monitor of the events that it is given.
         trouble: says why the endpoint is known to be down, or nothing.
+        closed: told when it is closed.
     """
 
     def __init__(
@@ -60,17 +61,21 @@ class Multiplexer:
         config: SocketConfig,
         open_socket: Callable[[int], tuple[zmq.Socket[bytes], zmq.Socket[bytes]]],
         trouble: Callable[[], str] = str,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = loop
         self.config = config
         self._open_socket = open_socket
         self._trouble = trouble
+        self._tell_closed = closed
         self._create_future = loop.create_future
         self._serial = 0
         # In their order, and any of them out of it at once: one that is given up must not keep its body here.
         self._queue: OrderedDict[bytes, tuple[bytes, Reply]] = OrderedDict()
         self._expiring: dict[float, list[bytes]] = {}
         self._closed = False
+        self.leaving = False
+        """Whether it was told to close if nobody needs it by the time that its loop comes to that."""
         self._seen_serial = 0
         self._idle_since = time.monotonic()
         self._counts = {"connections": 1, "expired": 0, "lost": 0, "stale": 0}
@@ -246,6 +251,7 @@ class Multiplexer:
             for reply in replies:
                 if not reply.done():
                     reply.set_exception(PoolClosed("zmq"))
+        self._tell_closed()
 
     def note(self, event: str) -> None:
         """Count an event for the statistics."""

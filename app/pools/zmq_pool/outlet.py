@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import zmq
 
-from app.pools.errors import EndpointBusy, NotSent, OutOfDescriptors, PoolClosed, PoolError
+from app.pools.errors import EndpointBusy, NotSent, OutOfDescriptors, PoolClosed, PoolError, PoolTimeout
 from app.pools.zmq_pool.attendant import Attendant
 from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, raw_recv, raw_send, raw_set
 from app.pools.zmq_pool.backlog import Backlog, Frames
@@ -88,6 +88,7 @@ class Outlet:
             NotSent: the queue of a PUSH stayed full.
             EndpointBusy: the endpoint to bind is taken.
             OutOfDescriptors: there have been none for the socket for a while.
+            PoolTimeout: all places below the cap over all keys have been taken for a while.
             PoolClosed: the pool is stopped.
         """
         if not frames:
@@ -303,7 +304,7 @@ class Outlet:
                 try:
                     if not self._closed and not self._drain():
                         return False
-                except OutOfDescriptors as error:  # which others may give back, and nobody would say so
+                except (OutOfDescriptors, PoolTimeout) as error:  # others may make room, and nobody would say so
                     if not self._complained:
                         self._complained = True
                         log.warning("%s. %d messages wait for it", error, len(self._queue))

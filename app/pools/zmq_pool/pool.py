@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,9 +23,8 @@ from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import LeaseLeaked, PoolClosed, PoolTimeout, UnexpectedReply
 from app.pools.pool import Health
-from app.pools.zmq_pool.attempts import PAUSE, Attempt
 from app.pools.zmq_pool.backlog import Frames
-from app.pools.zmq_pool.config import FOREVER, SocketConfig, SocketType
+from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.desks import Desks
@@ -72,13 +72,20 @@ class ZMQPool(ManagedPool):
         self._known: dict[int, tuple[type[OutletLease | SharedLease], Bucket[Any], SocketConfig]] = {}
         self._publish: dict[SocketConfig, Callable[[Frames], None]] = {}
         self._push: dict[SocketConfig, Callable[[Frames], None]] = {}
-        self._multiplexers = Multiplexers()
         self._ending: list[
             Callable[[float], list[str]]
         ] = []  # what a stop has to do, and is left to do if it is broken off
         self._gate = Gate(lambda: self._paused)
-        self._budget = _total_cap(self.settings)
+        self._share_places()
         self._sentinels = Sentinels(lambda: self.context)
+
+    def _share_places(self) -> None:
+        """Make the cap over all keys, and what takes its places beside the desks."""
+        settings = self.settings
+        self._budget = Budget(settings.max_total_connections, setting="ZMQ_POOL_MAX_TOTAL_CONNECTIONS")
+        self._multiplexers = Multiplexers(
+            self._make_multiplexer, self._serving, self._budget, settings.checkout_timeout
+        )
 
     # Leases
 
@@ -169,7 +176,8 @@ class ZMQPool(ManagedPool):
 
         Raises:
             NotSent: no peer was connected in time, or too many requests wait; sending it again is safe.
-            PoolTimeout: the pool stayed paused, or, not multiplexed, every socket in use.
+            PoolTimeout: the pool stayed paused, or every place in use: of sockets that are leased, if not multiplexed,
+                or below the cap over all keys.
             NoReply: the request was sent and no reply came in time; the peer may have executed it.
             ConnectionLost: the connection broke meanwhile; ``maybe_executed`` says whether to be careful.
             UnexpectedReply: the reply has more than one frame.
@@ -182,7 +190,8 @@ class ZMQPool(ManagedPool):
         try:
             multiplexer = self._multiplexers[asyncio.get_running_loop()][config]
         except KeyError:
-            multiplexer, timeout = await self._begin_to_multiplex(asyncio.get_running_loop(), config, timeout)
+            _expect(config, SocketType.REQ)
+            multiplexer, timeout = await self._multiplexers.begin(config, timeout)
         number, reply = multiplexer.request(body, timeout)
         try:
             return await reply
@@ -218,30 +227,14 @@ class ZMQPool(ManagedPool):
                 raise UnexpectedReply(config.endpoint)
         return reply.bytes
 
-    async def _begin_to_multiplex(
-        self, loop: asyncio.AbstractEventLoop, config: SocketConfig, timeout: float | None
-    ) -> tuple[Multiplexer, float | None]:
-        """Return the multiplexer of a loop, as soon as there are descriptors for it, and the rest of ``timeout``."""
-        attempt = Attempt(config.label, within=FOREVER if timeout is None else timeout)
-        while (made := attempt.make(lambda: self._open_multiplexer(loop, config))) is None:  # noqa: ASYNC110 - the event is libzmq's
-            await asyncio.sleep(PAUSE)
-        return made, None if timeout is None else max(0.001, timeout - attempt.seconds)
-
-    def _open_multiplexer(self, loop: asyncio.AbstractEventLoop, config: SocketConfig) -> Multiplexer:
-        _expect(config, SocketType.REQ)
-        # All of it under the lock: a stop that begins meanwhile ends what it finds here, and must find everything.
-        with self._lock:
-            if self._closed:
-                raise PoolClosed(self.name)
-            context = self.context
-            desk = self._open_desk(config)
-            desk.watch()
-            self._multiplexers.close_those_of_closed_loops()
-            made = self._multiplexers.get(loop, {}).get(config)  # by another task, while this one waited
-            if made is None:
-                made = Multiplexer(loop, config, lambda events: open_dealer(context, config, events), desk.trouble)
-                self._multiplexers.add(made)
-        return made
+    def _make_multiplexer(
+        self, loop: asyncio.AbstractEventLoop, config: SocketConfig, closed: Callable[[], None]
+    ) -> Multiplexer:
+        """Make one, with the lock held."""
+        context = self.context
+        desk = self._open_desk(config)
+        desk.watch()
+        return Multiplexer(loop, config, lambda events: open_dealer(context, config, events), desk.trouble, closed)
 
     def request_many(self, config: SocketConfig, bodies: Iterable[bytes], timeout: float | None = None) -> list[bytes]:
         """Send many requests through one connection without waiting for each reply in turn.
@@ -281,6 +274,7 @@ class ZMQPool(ManagedPool):
         Raises:
             EndpointBusy: the endpoint to bind is taken. The message is not sent later.
             OutOfDescriptors: there have been none for the socket for a while. The message is not sent later.
+            PoolTimeout: likewise, all places below the cap over all keys have been taken.
             PoolClosed: the pool is stopped.
         """
         known = self._publish  # taken first: what a stop closes meanwhile must not be known to the next start
@@ -297,7 +291,7 @@ class ZMQPool(ManagedPool):
 
         Raises:
             NotSent: the queue stayed full for ``config.send_timeout`` seconds. The message is not sent later.
-            EndpointBusy, OutOfDescriptors, PoolClosed: as ``publish``.
+            EndpointBusy, OutOfDescriptors, PoolTimeout, PoolClosed: as ``publish``.
         """
         known = self._push  # taken first: what a stop closes meanwhile must not be known to the next start
         try:
@@ -379,6 +373,13 @@ class ZMQPool(ManagedPool):
 
     # Life
 
+    @contextlib.contextmanager
+    def _serving(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise PoolClosed(self.name)
+            yield
+
     def start(self) -> None:
         """Make ready to serve, also after a ``stop``; does nothing if the pool runs."""
         super().start()
@@ -441,11 +442,7 @@ class ZMQPool(ManagedPool):
         self._ending = []
         self._context = None
         self._gate = Gate(lambda: self._paused)
-        self._budget = _total_cap(self.settings)
-
-
-def _total_cap(settings: ZMQPoolSettings) -> Budget:
-    return Budget(settings.max_total_connections, setting="ZMQ_POOL_MAX_TOTAL_CONNECTIONS")
+        self._share_places()
 
 
 def _expect(config: SocketConfig, kind: SocketType) -> None:
