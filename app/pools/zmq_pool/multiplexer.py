@@ -19,8 +19,6 @@ Three rules make it safe:
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -28,20 +26,14 @@ from typing import Any
 
 import zmq
 
-from app.pools.errors import ConnectionLost, NoReply, NotSent, PoolClosed, UnexpectedReply
+from app.pools.errors import NoReply, NotSent, PoolClosed
 from app.pools.zmq_pool.attempts import out_of_descriptors
-from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, frames_left_of, raw_recv, raw_send
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
+from app.pools.zmq_pool.connection import MONITORED, WINDOW, Connection, Reply
 
-WINDOW = 400
 _TOO_MANY_UNANSWERED = WINDOW // 2
 _RETIRING_AT_MOST = 4  # connections; a server that answers nothing would be given ever more of them
-_BATCH = 512  # replies read before the loop's other tasks get a turn
 _TICK = 0.05  # seconds; requests that start within a tick expire together
-
-_MONITORED = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-
-Reply = asyncio.Future[bytes]
 
 
 class Multiplexer:
@@ -65,6 +57,7 @@ class Multiplexer:
     ) -> None:
         self.loop = loop
         self.config = config
+        self.endpoint = config.endpoint
         self._open_socket = open_socket
         self._trouble = trouble
         self._tell_closed = closed
@@ -80,7 +73,7 @@ class Multiplexer:
         self._idle_since = time.monotonic()
         self._counts = {"connections": 1, "expired": 0, "lost": 0, "stale": 0}
         self._retiring: list[Connection] = []
-        self._connection = Connection(self, *open_socket(_MONITORED))
+        self._connection = Connection(self, *open_socket(MONITORED))
 
     def request(self, body: bytes, timeout: float | None = None) -> tuple[bytes, Reply]:
         """Send ``body``.
@@ -157,10 +150,17 @@ class Multiplexer:
                 queue.move_to_end(number, last=False)
                 return
 
+    def go_on(self) -> None:
+        """Do what has become possible: replies were read, or there is a connection again."""
+        if self._retiring:
+            self.tidy()
+        if self._queue:
+            self.flush()
+
     def _renew(self) -> Connection:
         """Open another connection: this one's window is full of requests that nobody answers."""
         try:
-            connection = Connection(self, *self._open_socket(_MONITORED))
+            connection = Connection(self, *self._open_socket(MONITORED))
         except zmq.ZMQError as error:
             if not out_of_descriptors(error):
                 raise
@@ -281,153 +281,3 @@ class Multiplexer:
 
 def _undone(replies: Iterable[Reply]) -> int:
     return sum(not reply.done() for reply in replies)
-
-
-class Connection:
-    """One DEALER of a multiplexer, and the requests that are on the way through it."""
-
-    __slots__ = (
-        "_descriptors",
-        "_frames_left",
-        "_monitor",
-        "_owner",
-        "_scheduled",
-        "_socket",
-        "_usable",
-        "pending",
-        "unanswered",
-    )
-
-    def __init__(self, owner: Multiplexer, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
-        self._owner = owner
-        self._socket = socket
-        self._frames_left = frames_left_of(socket)
-        self._monitor = monitor
-        self._scheduled = False
-        # For a moment after a loss libzmq still accepts messages, and drops them: so none is sent until the next
-        # handshake. It begins as true because inproc has no handshakes; before the first one nothing is accepted.
-        self._usable = True
-        self.pending: dict[bytes, Reply] = {}
-        self.unanswered: set[bytes] = set()
-        """Those on the way that nobody waits for: they expired or were cancelled, and their replies have not come."""
-        self._descriptors = (int(socket.get(zmq.FD)), int(self._monitor.get(zmq.FD)))
-        owner.loop.add_reader(self._descriptors[0], self.pump)
-        owner.loop.add_reader(self._descriptors[1], self._watch)
-        owner.loop.call_soon(self._watch)
-
-    @property
-    def full(self) -> bool:
-        """Whether the window has no room."""
-        return len(self.pending) + len(self.unanswered) >= WINDOW
-
-    def put(self, number: bytes, body: bytes, reply: Reply) -> bool:
-        """Send a request. Returns ``False`` if there is no connection, or no room in the window."""
-        if len(self.pending) + len(self.unanswered) >= WINDOW or not self._usable:
-            return False
-        socket = self._socket
-        try:
-            raw_send(socket, number, NOBLOCK_SNDMORE)
-        except zmq.Again:
-            return False
-        try:
-            raw_send(socket, b"", NOBLOCK_SNDMORE)
-        except zmq.Again:
-            # The connection went away under the first frame; libzmq drops what follows, up to the last frame.
-            raw_send(socket, body, NOBLOCK)
-            return False
-        try:
-            raw_send(socket, body, NOBLOCK)
-        except zmq.Again:
-            return False
-        self.pending[number] = reply
-        if not self._scheduled:
-            self._scheduled = True
-            self._owner.loop.call_soon(self.pump)
-        return True
-
-    def pump(self) -> None:
-        """Read the replies that are there, and then send what waited for room."""
-        self._scheduled = False
-        if self._socket.closed:
-            return
-        self._receive()
-        owner = self._owner
-        if owner._retiring:
-            owner.tidy()
-        if owner._queue:
-            owner.flush()
-
-    def _receive(self) -> None:
-        """Hand each reply that is there to its request."""
-        socket, pending = self._socket, self.pending
-        read = 0
-        try:
-            while read < _BATCH:
-                number = raw_recv(socket, NOBLOCK)
-                read += 1
-                reply = pending.get(number)
-                if reply is None:
-                    self._skip_message(number)
-                    continue
-                del pending[number]
-                # The frame that ends the envelope. Without it, what is read next would be another request's reply.
-                if raw_recv(socket, NOBLOCK) or not self._frames_left():
-                    self._misunderstood(reply, "lacks the end of the request's envelope (multiplexed=False needs none)")
-                    continue
-                body = raw_recv(socket, NOBLOCK)
-                if self._frames_left():
-                    self._misunderstood(reply, "has more than one frame")
-                    continue
-                if not reply.done():  # cancelled this moment
-                    reply.set_result(body)
-            self._scheduled = True
-            self._owner.loop.call_soon(self.pump)
-        except zmq.Again:
-            pass
-
-    def _skip_message(self, number: bytes) -> None:
-        """Skip what answers nothing that is waited for: the reply to a request that was given up."""
-        while self._frames_left():
-            raw_recv(self._socket, NOBLOCK)
-        self.unanswered.discard(number)
-        self._owner.note("stale")
-
-    def _misunderstood(self, reply: Reply, reason: str) -> None:
-        while self._frames_left():
-            raw_recv(self._socket, NOBLOCK)
-        if not reply.done():
-            reply.set_exception(UnexpectedReply(self._owner.config.endpoint, reason))
-
-    def _watch(self) -> None:
-        """Take note of a connection that was lost, and of the next one."""
-        if self._monitor.closed:
-            return
-        lost = False
-        while int(self._monitor.get(zmq.EVENTS)) & POLLIN:
-            (event,) = struct.unpack_from("=H", self._monitor.recv_multipart()[0])
-            self._usable = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            lost = lost or not self._usable
-        if lost:
-            self._receive()  # replies that came before the loss still count
-            self._lose()
-        self.pump()
-
-    def _lose(self) -> None:
-        owner = self._owner
-        lost, self.pending = self.pending, {}
-        self.unanswered.clear()
-        for reply in lost.values():
-            if not reply.done():
-                owner.note("lost")
-                reply.set_exception(ConnectionLost(owner.config.endpoint, maybe_executed=True))
-
-    def close(self) -> None:
-        """Close the socket and its monitor."""
-        loop = self._owner.loop
-        if not loop.is_closed():
-            for descriptor in self._descriptors:
-                loop.remove_reader(descriptor)
-        with contextlib.suppress(zmq.ContextTerminated):
-            self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(0)

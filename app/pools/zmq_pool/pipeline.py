@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import zmq
 
 from app.pools.errors import UnexpectedReply
-from app.pools.zmq_pool.multiplexer import WINDOW
+from app.pools.zmq_pool.connection import WINDOW
 from app.pools.zmq_pool.sockets import LeanSocket
 
 

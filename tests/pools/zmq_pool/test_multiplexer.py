@@ -13,7 +13,7 @@ import zmq
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import ConnectionLost, LeaseLeaked, NoReply, NotSent, PoolClosed, PoolTimeout, UnexpectedReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
-from app.pools.zmq_pool.multiplexer import WINDOW
+from app.pools.zmq_pool.connection import WINDOW
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually, eventually_async
