@@ -100,7 +100,7 @@ def test_a_message_whose_peer_dies_between_its_frames_is_whole_or_lost(pool, lis
         return raw_send(socket, frame, flags)
 
     with monkeypatch.context() as patched:
-        patched.setattr("app.pools.zmq_pool.outlet.raw_send", send)
+        patched.setattr("app.pools.zmq_pool.sender.raw_send", send)
         pool.push(config, b"a", b"b", b"c")
         # libzmq says that it takes nothing, or takes the rest and drops it: which one is a race of its threads.
         kept = [[b"a", b"b", b"c"]] * pool.get_stats()["pools"][config.label]["queued"]
