@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import logging
-import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,27 +14,24 @@ from app.pools.core import forks
 from app.pools.core.bucket import Bucket
 from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
-from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import LeaseLeaked, PoolClosed, PoolTimeout, UnexpectedReply
+from app.pools.errors import PoolClosed
 from app.pools.pool import Health
 from app.pools.zmq_pool.backlog import Frames
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.desks import Desks
+from app.pools.zmq_pool.exits import stop_at_exit
 from app.pools.zmq_pool.gate import Gate
 from app.pools.zmq_pool.leases import Lease, OutletLease, SharedLease
 from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.multiplexers import Multiplexers, end
-from app.pools.zmq_pool.opening import open_dealer, options_beside
+from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Outlet
-from app.pools.zmq_pool.pipeline import pipeline
+from app.pools.zmq_pool.requesting import RequestingPool, expect
 from app.pools.zmq_pool.sentinel import Sentinels
 
-log = logging.getLogger(__name__)
-
-_EXIT_TIMEOUT = 2.0
 _KNOWN_AT_MOST = 1024
 _WORST_FIRST = [False, True, None]
 
@@ -50,7 +42,7 @@ class ZMQHealth(Health):
     endpoints: dict[str, bool | None]
 
 
-class ZMQPool(ManagedPool):
+class ZMQPool(RequestingPool):
     """Sockets by configuration, leased for one ``with`` block each, over the process's one ``zmq.Context``.
 
     The pool starts at its first use. Threads and event loops share it, and its sockets.
@@ -126,140 +118,8 @@ class ZMQPool(ManagedPool):
                 context = self._context
                 if context is None:
                     context = self._context = shared_context.take()
-                    _stop_at_exit(self)
+                    stop_at_exit(self)
         return context
-
-    # Requests
-
-    def request(self, config: SocketConfig, body: bytes, timeout: float | None = None) -> bytes:
-        """Send ``body`` on a leased REQ and return the reply.
-
-        Args:
-            config: a REQ configuration that connects.
-            body: the request.
-            timeout: seconds for all of it: the checkout, the connection and the reply. Unless given, each
-                has its own limit from the settings and the configuration.
-
-        Raises:
-            NotSent: no peer was connected in time; sending it again is safe.
-            NoReply: the request was sent and no reply came in time; the peer may have executed it.
-            PoolTimeout: every socket of this configuration stayed in use.
-            UnexpectedReply: the reply has more than one frame.
-        """
-        _expect(config, SocketType.REQ)
-        _check_body(body)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self.socket(config, timeout) as socket:
-            if deadline is not None:
-                left = _left(deadline)
-                socket.settle_timeouts(min(left, config.send_timeout), left)
-            socket.send(body)
-            if deadline is not None:
-                left = _left(deadline)
-                socket.settle_timeouts(left, left)
-            reply: bytes = socket.recv()
-            if socket.frames_left:
-                raise UnexpectedReply(config.endpoint)
-        return reply
-
-    async def request_async(self, config: SocketConfig, body: bytes, timeout: float | None = None) -> bytes:
-        """Send ``body`` and return the reply, without blocking the event loop.
-
-        Requests of one loop share a connection, through which up to 400 are on the way at once, unless the
-        configuration says ``multiplexed=False``.
-
-        Args:
-            config: a REQ configuration that connects.
-            body: the request.
-            timeout: seconds for all of it. Unless given, ``config.receive_timeout``, and for as long as the pool is
-                paused the limit of a checkout.
-
-        Raises:
-            NotSent: no peer was connected in time, or too many requests wait; sending it again is safe.
-            PoolTimeout: the pool stayed paused, or every place in use: of sockets that are leased, if not multiplexed,
-                or below the cap over all keys.
-            NoReply: the request was sent and no reply came in time; the peer may have executed it.
-            ConnectionLost: the connection broke meanwhile; ``maybe_executed`` says whether to be careful.
-            UnexpectedReply: the reply has more than one frame.
-            OutOfDescriptors: the first of a loop needs a connection, and there was no descriptor for it.
-        """
-        if not config.multiplexed:
-            return await self._request_by_lease(config, body, timeout)
-        if self._paused:
-            timeout = await self._wait_for_resume(config, timeout)
-        try:
-            multiplexer = self._multiplexers[asyncio.get_running_loop()][config]
-        except KeyError:
-            _expect(config, SocketType.REQ)
-            multiplexer, timeout = await self._multiplexers.begin(config, timeout)
-        number, reply = multiplexer.request(body, timeout)
-        try:
-            return await reply
-        except asyncio.CancelledError:
-            multiplexer.give_up(number)
-            raise
-
-    async def _wait_for_resume(self, config: SocketConfig, timeout: float | None) -> float | None:
-        """Wait as a lease does while the pool is paused. Returns what is left of ``timeout``."""
-        since = time.monotonic()
-        passed = await self._gate.passed(self.settings.checkout_timeout if timeout is None else timeout)
-        waited = time.monotonic() - since
-        if self._closed:
-            raise PoolClosed(self.name)
-        if not passed:
-            waiters = self._gate.waiting
-            raise PoolTimeout(self.name, config.label, capacity=1, in_use=0, waiters=waiters, waited=waited)
-        return None if timeout is None else max(0.001, timeout - waited)
-
-    async def _request_by_lease(self, config: SocketConfig, body: bytes, timeout: float | None) -> bytes:
-        _expect(config, SocketType.REQ)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        async with self.socket(config, timeout) as socket:
-            if deadline is not None:
-                left = _left(deadline)
-                socket.settle_timeouts(min(left, config.send_timeout), left)
-            await socket.send(body)
-            if deadline is not None:
-                left = _left(deadline)
-                socket.settle_timeouts(left, left)
-            reply: zmq.Frame = await socket.recv(copy=False)
-            if reply.more:
-                raise UnexpectedReply(config.endpoint)
-        return reply.bytes
-
-    def _make_multiplexer(
-        self, loop: asyncio.AbstractEventLoop, config: SocketConfig, closed: Callable[[], None]
-    ) -> Multiplexer:
-        """Make one, with the lock held."""
-        context = self.context
-        desk = self._open_desk(config)
-        desk.watch()
-        return Multiplexer(loop, config, lambda events: open_dealer(context, config, events), desk.trouble, closed)
-
-    def request_many(self, config: SocketConfig, bodies: Iterable[bytes], timeout: float | None = None) -> list[bytes]:
-        """Send many requests through one connection without waiting for each reply in turn.
-
-        Up to 400 are on the way at once; with ``multiplexed=False`` it is one after the other.
-
-        Args:
-            config: a REQ configuration that connects.
-            bodies: the requests.
-            timeout: seconds for all of it. Unless given, only each reply has its limit, that of the
-                configuration.
-
-        Returns:
-            the replies, in the order of the requests.
-
-        Raises:
-            NotSent, NoReply, PoolTimeout, UnexpectedReply: as ``request``. Of the other requests of the call
-                any may have been executed.
-        """
-        if not config.multiplexed:
-            return [self.request(config, body, timeout) for body in bodies]
-        _expect(config, SocketType.REQ)
-        dealing = replace(config, socket_type=SocketType.DEALER, options=options_beside(config))
-        with self.socket(dealing, timeout) as socket:
-            return pipeline(socket, bodies, timeout)
 
     # Publishing
 
@@ -309,7 +169,7 @@ class ZMQPool(ManagedPool):
         await self._outlet(config, SocketType.PUSH).send_async(frames)
 
     def _outlet(self, config: SocketConfig, kind: SocketType) -> Outlet:
-        _expect(config, kind)
+        expect(config, kind)
         desk = self._desks.get(config) or self._open_desk(config)
         assert desk.outlet is not None
         return desk.outlet
@@ -345,6 +205,15 @@ class ZMQPool(ManagedPool):
         desk = Desk(config, self.settings, lambda: self.context, self._budget, self._desks.vacate, self._sentinels)
         self._hold_back(desk.bucket)
         return desk
+
+    def _make_multiplexer(
+        self, loop: asyncio.AbstractEventLoop, config: SocketConfig, closed: Callable[[], None]
+    ) -> Multiplexer:
+        """Make one, with the lock held."""
+        context = self.context
+        desk = self._open_desk(config)
+        desk.watch()
+        return Multiplexer(loop, config, lambda events: open_dealer(context, config, events), desk.trouble, closed)
 
     def _get_to_know(self, config: SocketConfig) -> tuple[type[OutletLease | SharedLease], Bucket[Any]]:
         with self._lock:  # so that nothing is known that is forgotten at the same time
@@ -443,38 +312,6 @@ class ZMQPool(ManagedPool):
         self._context = None
         self._gate = Gate(lambda: self._paused)
         self._share_places()
-
-
-def _expect(config: SocketConfig, kind: SocketType) -> None:
-    if config.socket_type is not kind:
-        raise TypeError(f"a {kind.name} configuration is needed here, not {config.label}")
-
-
-def _left(deadline: float) -> float:
-    return max(0.001, deadline - time.monotonic())
-
-
-def _check_body(body: object) -> None:
-    if isinstance(body, str):
-        raise TypeError("a request must be bytes, not str; encode it first")
-
-
-_started: weakref.WeakSet[ZMQPool] = weakref.WeakSet()
-
-
-def _stop_at_exit(pool: ZMQPool) -> None:
-    """Have ``pool`` stopped when the process ends, so that what was published last still leaves it."""
-    if not _started:
-        atexit.register(_stop_all)
-    _started.add(pool)
-
-
-def _stop_all() -> None:
-    for pool in list(_started):
-        try:
-            pool.stop(_EXIT_TIMEOUT)
-        except LeaseLeaked as leaked:
-            log.warning("%s", leaked)
 
 
 _default = DefaultPool(ZMQPool)
