@@ -182,17 +182,14 @@ def test_watching_leased_sockets_leaves_nothing(pool, free_endpoint, kind):
             lose()
         pool.sweep()
 
-    def settled():
-        return len(os.listdir("/proc/self/fd"))
-
     use_all()
     eventually(
         lambda: not [witness for witness in attendant._watched if isinstance(witness, Witness) and witness.ended]
     )
-    before = settled()
-    for _ in range(10):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
         use_all()
-    eventually(lambda: settled() <= before + 2)
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in WITNESSED])
