@@ -87,7 +87,8 @@ def expected(error, *, caught):
 def test_one_timeout_does_not_poison_the_endpoint(pool):
     """Requests that time out alternate with requests that are answered, on an endpoint with one socket."""
     with replier(lambda frames: None if frames[0] == b"silence" else frames) as endpoint:
-        config = SocketConfig(SocketType.REQ, endpoint, receive_timeout=30)
+        config = SocketConfig(SocketType.REQ, endpoint, send_timeout=30, receive_timeout=30, heartbeat=0)
+        assert b"warm" == pool.request(config, b"warm")  # each that times out finds a socket that is connected
         for number in range(20):
             with pytest.raises(NoReply):
                 pool.request(config, b"silence", timeout=0.02)
@@ -99,7 +100,10 @@ def test_one_timeout_does_not_poison_the_endpoint(pool):
 async def test_one_timeout_of_a_task_does_not_poison_the_endpoint(pool, multiplexed):
     """Tasks whose requests time out leave those that are answered alone, through one connection or one REQ each."""
     with replier(lambda frames: None if frames[0] == b"silence" else frames) as endpoint:
-        config = SocketConfig(SocketType.REQ, endpoint, receive_timeout=30, multiplexed=multiplexed)
+        config = SocketConfig(
+            SocketType.REQ, endpoint, send_timeout=30, receive_timeout=30, heartbeat=0, multiplexed=multiplexed
+        )
+        assert b"warm" == await pool.request_async(config, b"warm")  # those that time out are sent at once
         for number in range(10):
             with pytest.raises(NoReply):
                 await pool.request_async(config, b"silence", timeout=0.05)

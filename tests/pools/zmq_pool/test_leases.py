@@ -135,13 +135,15 @@ def test_no_peer_is_not_sent_and_no_answer_is_no_reply(pool, free_endpoint):
     with pytest.raises(NotSent) as not_sent:
         pool.request(absent, b"a")
     assert isinstance(not_sent.value, zmq.Again)
-    with replier(lambda frames: None) as endpoint:
-        silent = SocketConfig(SocketType.REQ, endpoint, receive_timeout=0.05)
+    with replier(lambda frames: None if frames[0] == b"a" else frames) as endpoint:
+        silent = SocketConfig(SocketType.REQ, endpoint, send_timeout=10, receive_timeout=0.05)
         with pytest.raises(NoReply) as no_reply:
             pool.request(silent, b"a")
         assert isinstance(no_reply.value, zmq.Again)
+        config = SocketConfig(SocketType.REQ, endpoint, send_timeout=10)
+        assert b"warm" == pool.request(config, b"warm")  # within the limit of the next one nothing needs to connect
         with pytest.raises(NoReply):
-            pool.request(SocketConfig(SocketType.REQ, endpoint), b"a", timeout=0.2)
+            pool.request(config, b"a", timeout=0.2)
 
 
 def test_a_request_of_text_is_refused_by_the_call_that_made_it(pool, free_endpoint):
@@ -192,7 +194,8 @@ def test_a_bound_reply_socket_left_half_way_is_bound_anew(pool, free_endpoint):
     with pool.socket(config) as server:
         assert b"lost" == server.recv()
     asking.join(10)
-    with pool.socket(config) as server, pool.socket(client) as socket:
+    patient = SocketConfig(SocketType.REQ, free_endpoint, send_timeout=10, receive_timeout=10)
+    with pool.socket(config) as server, pool.socket(patient) as socket:
         socket.send(b"found")
         assert b"found" == server.recv()
         server.send(b"")

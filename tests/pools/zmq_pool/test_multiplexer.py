@@ -94,9 +94,16 @@ async def test_a_server_that_never_answers_some_does_not_fill_the_window(pool):
     """After 1000 requests without a reply the endpoint still serves: their connection is replaced."""
     with echo_process("ROUTER") as server:
         config = SocketConfig(SocketType.REQ, server.endpoint)
-        for _ in range(5):
+        unanswered = 0
+        for _ in range(50):
             lost = (pool.request_async(config, b"silence", timeout=0.1) for _ in range(200))
-            assert all(isinstance(e, NoReply) for e in await asyncio.gather(*lost, return_exceptions=True))
+            ends = await asyncio.gather(*lost, return_exceptions=True)
+            # On a busy machine a new connection is not there in time for all.
+            assert all(isinstance(each, NoReply | NotSent) for each in ends)
+            unanswered += sum(isinstance(each, NoReply) for each in ends)
+            if unanswered >= 1000:
+                break
+        assert unanswered >= 1000
         assert b"ok" == await pool.request_async(config, b"ok")
         await eventually_async(lambda: figures(pool, config)["total"] == 1)
         burst = await asyncio.gather(*(pool.request_async(config, b"%d" % n) for n in range(1000)))

@@ -144,6 +144,7 @@ def test_a_reply_received_into_a_buffer_has_the_time_limit_of_any_other(kind):
                     socket.recv_into(buffer)
                 assert time.monotonic() - began >= 0.5 * attempt
             go_on.set()
+            assert socket.poll(10_000)
             while not (size := socket.recv_into(buffer)):  # a DEALER's empty frame
                 assert kind is SocketType.DEALER
             assert b"body" == buffer[:size]

@@ -195,7 +195,7 @@ async def test_a_full_queue_does_not_hold_up_the_event_loop(pool, free_endpoint)
 
 async def test_a_push_that_waits_can_be_cancelled_and_has_an_end(pool, free_endpoint):
     """A cancelled `push_async` leaves no message; one that finds no room within `send_timeout` is NotSent."""
-    config = SocketConfig(SocketType.PUSH, free_endpoint, backlog=1, send_timeout=0.3, linger=0.01)
+    config = SocketConfig(SocketType.PUSH, free_endpoint, backlog=1, send_timeout=1, linger=0.01)
     await pool.push_async(config, b"queued")
     with pytest.raises(TimeoutError) as cancelled:
         async with asyncio.timeout(0.05):
@@ -300,7 +300,7 @@ def test_a_worker_that_does_not_read_is_back_pressure(pool, listen):
     with pytest.raises(NotSent, match="10 messages are queued"):
         push_until_refused()
     accepted = next(serial) - 1
-    assert pool.health()["endpoints"][endpoint] is True
+    eventually(lambda: pool.health()["endpoints"][endpoint])
     assert 1 == pool.get_stats()["pools"][config.label]["refused"]
     assert [b"%d" % n for n in range(accepted)] == [pull.recv_multipart()[0] for _ in range(accepted)]
     pool.push(config, b"again", padding)
