@@ -191,9 +191,9 @@ def check_key(what: str, key: str, *, shown: bool = True) -> None:
 def _read(path: Path) -> tuple[str, str | None]:
     try:
         public, secret = zmq.auth.load_certificate(path)
+        return public.decode(), secret.decode() if secret is not None else None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a key file: {error}") from None
-    return public.decode(), secret.decode() if secret is not None else None
 
 
 def _create(path: Path, text: str, mode: int) -> None:

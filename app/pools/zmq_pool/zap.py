@@ -127,17 +127,24 @@ class Authenticator:
     def attend(self) -> bool:
         """Answer the questions that are there."""
         while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            version, question, domain, address, _, mechanism, *credentials = self._socket.recv_multipart()
-            key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
-            claim = f"{key or mechanism.decode()} from {address.decode()}"
-            door = self._doors.get(domain.decode())
-            if door is not None and door.admits(key, claim):
-                status = [b"200", b"OK", key.encode(), b""]
-            else:
-                log.warning("%s was refused: it is not on the allow-list of %s", claim, domain.decode())
-                status = [b"400", b"not on the allow-list", b"", b""]
+            version, question, *asked = self._socket.recv_multipart()
+            try:
+                status = self._judge(*asked)
+            except Exception:  # whatever it is: unanswered, this question would be every bind's last
+                log.exception("a client was refused, because whether to admit it could not be found out")
+                status = [b"500", b"the server could not find out", b"", b""]
             self._socket.send_multipart([version, question, *status])
         return True
+
+    def _judge(self, domain: bytes, address: bytes, _: bytes, mechanism: bytes, *credentials: bytes) -> list[bytes]:
+        """Return the rest of the answer: the status code and text, who the client is, and its metadata."""
+        key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
+        claim = f"{key or mechanism.decode()} from {address.decode()}"
+        door = self._doors.get(domain.decode())
+        if door is not None and door.admits(key, claim):
+            return [b"200", b"OK", key.encode(), b""]
+        log.warning("%s was refused: it is not on the allow-list of %s", claim, domain.decode())
+        return [b"400", b"not on the allow-list", b"", b""]
 
     def close(self) -> None:
         """Close the socket. Called by the attendant, whose socket it is."""

@@ -73,6 +73,33 @@ def test_a_list_that_cannot_be_read_admits_nobody_until_it_can(served, free_endp
     assert b"welcome" == ask(CLIENT, send_timeout=10)
 
 
+def test_a_key_file_that_is_no_text_keeps_only_the_clients_of_its_list_out(served, tmp_path):
+    """Beside a bind whose list cannot be read the others go on admitting, and so does it after the repair."""
+    CLIENT.write(tmp_path, "client")
+    broken = tmp_path / "broken.key"
+    ask_listed = served(f"ipc://{tmp_path / 'listed'}", CurveServer(SERVER, allowed=tmp_path))
+    ask_open = served(f"ipc://{tmp_path / 'open'}", CurveServer(SERVER))
+    broken.write_bytes(b'metadata\ncurve\n    public-key = "' + b"\xff" * 40 + b'"\n')
+    with pytest.raises(NotSent):
+        ask_listed(CLIENT)
+    assert b"welcome" == ask_open(CLIENT, send_timeout=10)
+    broken.unlink()
+    assert b"welcome" == ask_listed(CLIENT, send_timeout=10)
+
+
+def test_a_failure_to_judge_a_client_refuses_that_client_alone(served, free_endpoint, tmp_path, monkeypatch, caplog):
+    """If it cannot be found out whether to admit a client, that is logged, and the next one is judged again."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"{CLIENT.public}\n")
+    ask = served(free_endpoint, CurveServer(SERVER, allowed=allowed))
+    with monkeypatch.context() as fault:
+        fault.setattr("app.pools.zmq_pool.zap.AllowList.__contains__", lambda *_: 1 / 0)
+        with pytest.raises(NotSent):
+            ask(CLIENT)
+    assert "could not be found out" in caplog.text
+    assert b"welcome" == ask(CLIENT, send_timeout=10)
+
+
 def test_a_wrong_server_key_is_named_in_the_error_and_the_statistics(pool, served, free_endpoint):
     """A client that expects another server sends nothing, and the error says that the handshake failed."""
     ask = served(free_endpoint, CurveServer(SERVER))
