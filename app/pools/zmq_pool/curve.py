@@ -38,10 +38,12 @@ class KeyPair:
     secret: SecretStr
 
     def __post_init__(self) -> None:
+        if not isinstance(self.secret, SecretStr):
+            raise ConfigError("the secret key must be a SecretStr, so that nothing shows it")
         check_key("public key", self.public)
-        check_key("secret key", self.secret.get_secret_value(), shown=False)
+        check_key("secret key", self.secret.get_secret_value())
         if zmq.curve_public(self.secret.get_secret_value().encode()).decode() != self.public:
-            raise ConfigError(f"the secret key given does not belong to the public key {self.public}")
+            raise ConfigError("the secret key does not belong to the public key; they are KeyPair(public, secret)")
 
     @classmethod
     def new(cls) -> KeyPair:
@@ -181,11 +183,17 @@ def curve_from(files: Mapping[str, object], *, bind: bool) -> CurveClient | Curv
     return CurveClient(load_public_key(paths["server"]))
 
 
-def check_key(what: str, key: str, *, shown: bool = True) -> None:
-    """Raise ``ConfigError`` unless ``key`` is 40 characters of Z85; ``what`` names it."""
+def check_key(what: str, key: str) -> None:
+    """Raise ``ConfigError`` unless ``key`` is 40 characters of Z85; ``what`` names it.
+
+    The error does not show it: where a public key is expected, somebody may have given the secret one.
+    """
+    if not isinstance(key, str):
+        raise ConfigError(f"the {what} must be a str, not {type(key).__name__}")
     if len(key) != 40 or not _Z85.issuperset(key):
-        found = f", not {key!r}" if shown else f"; this one has {len(key)}"
-        raise ConfigError(f"the {what} must be 40 characters of Z85{found}. `poolwire keys new NAME` makes keys")
+        raise ConfigError(
+            f"the {what} must be 40 characters of Z85; this one has {len(key)}. `poolwire keys new NAME` makes keys"
+        )
 
 
 def _read(path: Path) -> tuple[str, str | None]:

@@ -62,11 +62,13 @@ class AllowList:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the allow-list {self.path} cannot be read: {error}") from None
-        lines = (line.partition(" #")[0].strip() for line in text.splitlines())
-        keys = frozenset(line for line in lines if line and not line.startswith("# ") and line != "#")
-        for key in keys:
-            check_key(f"key in {self.path}", key)
-        return keys
+        keys = set()
+        for number, line in enumerate(text.splitlines(), 1):
+            key = line.partition(" #")[0].strip()
+            if key and not key.startswith("# ") and key != "#":
+                check_key(f"key in line {number} of {self.path}", key)
+                keys.add(key)
+        return frozenset(keys)
 
 
 class _Door:

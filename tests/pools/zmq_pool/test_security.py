@@ -4,10 +4,12 @@ import os
 
 import pytest
 import zmq
+from pydantic import SecretStr
 
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import ConfigError, NotSent
 from app.pools.zmq_pool import CurveClient, CurveServer, KeyPair, SocketConfig, SocketType, ZMQPool, private_ipc
+from app.pools.zmq_pool.zap import AllowList
 from tests.support.waiting import eventually
 
 SERVER, CLIENT, STRANGER = KeyPair.new(), KeyPair.new(), KeyPair.new()
@@ -153,6 +155,23 @@ def test_a_push_that_is_refused_says_why(pool, free_endpoint, tmp_path, keys):
         with pytest.raises(NotSent, match="handshake failed"), pool.socket(config) as socket:
             socket.send(b"refused")
     pool.stop(0.1)
+
+
+def test_no_error_about_keys_shows_a_secret_one(tmp_path):
+    """A secret key given where a public one belongs, in code or as a list of those to admit, stays out of the error."""
+    secret = CLIENT.secret.get_secret_value()
+    _, secret_file = CLIENT.write(tmp_path, "client")
+    for wrong, complaint in (
+        (lambda: KeyPair(secret, SecretStr(CLIENT.public)), r"KeyPair\(public, secret\)"),
+        (lambda: KeyPair(f"{secret}\n", SecretStr(CLIENT.public)), "this one has 41"),
+        (lambda: KeyPair(CLIENT.public, secret), "must be a SecretStr"),
+        (lambda: CurveClient(f"{secret}\n"), "server key must be 40 characters of Z85; this one has 41"),
+        (lambda: CurveClient(secret.encode()), "must be a str, not bytes"),
+        (lambda: AllowList(secret_file), f"line 4 of {secret_file}"),
+    ):
+        with pytest.raises(ConfigError, match=complaint) as caught:
+            wrong()
+        assert secret not in str(caught.value)
 
 
 def test_an_allow_list_may_be_one_file(served, free_endpoint, tmp_path):
