@@ -17,6 +17,8 @@ from app.pools.zmq_pool.curve import CurveClient, CurveServer, curve_from
 from app.pools.zmq_pool.options import Options, OptionValue
 
 FOREVER = math.inf
+_MOST_MS = 2**31 - 1
+"""What libzmq takes as a time, which is 24 days."""
 
 
 class SocketType(Enum):
@@ -111,6 +113,7 @@ class SocketConfig:
     def __post_init__(self) -> None:
         kind = self._checked_type()
         self._settle("socket_type", kind)
+        self._check_values()
         where = endpoints.parse(self.endpoint, bind=self.bind)
         self._settle("options", Options(self.options))
         self._settle("topics", self._checked_topics(kind))
@@ -120,7 +123,8 @@ class SocketConfig:
             self._settle("linger", 0.0 if kind is SocketType.REQ else 2.0)
         if isinstance(self.curve, Mapping):
             self._settle("curve", curve_from(self.curve, bind=self.bind))
-        self._check_numbers(kind)
+        self._check_name(kind)
+        self._check_linger(kind)
         self._check_secrecy(where)
         # Computed once: the pool looks its configurations up on every checkout.
         self._settle("_hash", hash(tuple(getattr(self, f.name) for f in fields(self) if f.compare)))
@@ -178,23 +182,34 @@ class SocketConfig:
         return SocketType[name]
 
     def _checked_topics(self, kind: SocketType) -> tuple[bytes, ...]:
-        if isinstance(self.topics, str | bytes):
+        if isinstance(self.topics, str | bytes) or not isinstance(self.topics, Iterable):
             raise ConfigError(f"topics takes a list of prefixes; for one, write topics=[{self.topics!r}]")
-        topics = tuple(topic.encode() if isinstance(topic, str) else topic for topic in self.topics)
+        topics = tuple(_topic(topic) for topic in self.topics)
         if topics and kind is not SocketType.SUB:
             raise ConfigError(f"only SUB sockets have topics, not {kind.name}")
         return topics
 
-    def _check_numbers(self, kind: SocketType) -> None:
-        for name in ("send_timeout", "receive_timeout", "heartbeat", "subscriber_wait", "leak_threshold"):
+    def _check_values(self) -> None:
+        for name in ("bind", "multiplexed", "allow_plaintext"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ConfigError(f"{name}={value!r} of {self.label} is not a number of seconds from 0 up")
+            if not isinstance(value, bool):  # "false" would count as true
+                raise ConfigError(f"{name}={value!r} is not allowed; it must be True or False")
+        for name in ("send_timeout", "receive_timeout", "heartbeat", "linger", "subscriber_wait", "leak_threshold"):
+            if not self._is_number(name, (int, float), least=0):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} of {self.label} is not a number of seconds from 0 up"
+                )
         for name in ("backlog", "max_connections"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name}={value!r} of {self.label} is not a count from 1 up")
-        self._check_name(kind)
+            if not self._is_number(name, (int,), least=1):
+                raise ConfigError(f"{name}={getattr(self, name)!r} of {self.label} is not a count from 1 up")
+
+    def _is_number(self, name: str, kinds: tuple[type[float], ...], least: int) -> bool:
+        value = getattr(self, name)
+        if value is None:
+            return getattr(SocketConfig, name) is None  # the default
+        return isinstance(value, kinds) and not isinstance(value, bool) and value >= least
+
+    def _check_linger(self, kind: SocketType) -> None:
         linger = _linger_seconds(self)
         if not 0 <= linger < FOREVER:
             raise ConfigError(f"the linger of {self.label} is unbounded: stopping the pool could wait for ever")
@@ -224,6 +239,14 @@ class SocketConfig:
             )
 
 
+def _topic(topic: object) -> bytes:
+    if isinstance(topic, bytes):
+        return topic
+    if isinstance(topic, str):
+        return topic.encode()
+    raise ConfigError(f"a topic is bytes or str, not {type(topic).__name__}: {topic!r}")
+
+
 def _linger_seconds(config: SocketConfig) -> float:
     options = config.options or {}
     if "LINGER" in options:
@@ -234,5 +257,7 @@ def _linger_seconds(config: SocketConfig) -> float:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return ``seconds`` as libzmq takes a time; -1 is for ever."""
-    return -1 if seconds == FOREVER else max(0, round(seconds * 1000))
+    """Return ``seconds`` as libzmq takes a time, at most the longest one there is; -1 is for ever."""
+    if seconds >= _MOST_MS / 1000:
+        return -1 if seconds == FOREVER else _MOST_MS
+    return max(0, round(seconds * 1000))

@@ -35,7 +35,7 @@ class Endpoint:
 
 def parse(endpoint: str, *, bind: bool) -> Endpoint:
     """Return the parts of ``endpoint``. Raises ``ConfigError`` if libzmq could not use it."""
-    transport, separator, address = endpoint.partition("://")
+    transport, separator, address = endpoint.partition("://") if isinstance(endpoint, str) else ("", "", "")
     if not separator or not address:
         raise ConfigError(f"{endpoint!r} is not a ZMQ endpoint such as 'tcp://127.0.0.1:5555' or 'ipc:///run/a.sock'")
     if transport == "tcp":

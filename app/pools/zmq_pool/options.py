@@ -36,6 +36,8 @@ class Options(Mapping[str, OptionValue]):
     __slots__ = ("_items",)
 
     def __init__(self, options: Mapping[str | int, int | bool | bytes | str] | None = None) -> None:
+        if not isinstance(options or {}, Mapping):
+            raise ConfigError(f"options takes a mapping of names to values, not {type(options).__name__}: {options!r}")
         checked = dict(_checked(name, value) for name, value in (options or {}).items())
         self._items = tuple(sorted(checked.items()))
 
@@ -72,6 +74,9 @@ def _checked(name: str | int, value: int | bool | bytes | str) -> tuple[str, Opt
         raise ConfigError(f"the ZMQ option {known} takes bytes or str, not {type(value).__name__}")
     if not isinstance(value, int):
         raise ConfigError(f"the ZMQ option {known} takes an int, not {type(value).__name__}: {value!r}")
+    most = 2**63 - 1 if _TYPES[known] == "int64" else 2**31 - 1
+    if not -most <= value <= most:
+        raise ConfigError(f"the ZMQ option {known} takes an int up to {most}, not {value}")
     return known, int(value)
 
 
@@ -82,6 +87,8 @@ def _name(name: str | int) -> str:
             return zmq.SocketOption(name).name
         except ValueError:
             raise ConfigError(f"{name} is not the number of a ZMQ socket option") from None
+    if not isinstance(name, str):
+        raise ConfigError(f"{name!r} is not the name of a ZMQ socket option")
     upper = name.upper().removeprefix("ZMQ_")
     if upper in _TYPES:
         return upper

@@ -29,7 +29,7 @@ from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.multiplexers import Multiplexers, end
 from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Outlet
-from app.pools.zmq_pool.requesting import RequestingPool, expect
+from app.pools.zmq_pool.requesting import RequestingPool, expect, require_config
 from app.pools.zmq_pool.sentinel import Sentinels
 
 _KNOWN_AT_MOST = 1024
@@ -195,8 +195,7 @@ class ZMQPool(RequestingPool):
     # Keys
 
     def _open_desk(self, config: SocketConfig) -> Desk:
-        if not isinstance(config, SocketConfig):
-            raise TypeError(f"a SocketConfig is needed, not {type(config).__name__}: {config!r}")
+        require_config(config)
         with self._lock:
             self._ensure_running()  # under the lock: what comes after a stop has begun, it would not close
             return self._desks.open(config)

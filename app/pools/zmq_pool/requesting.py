@@ -84,7 +84,12 @@ class RequestingPool(ManagedPool):
             UnexpectedReply: the reply has more than one frame.
             OutOfDescriptors: the first of a loop needs a connection, and there was no descriptor for it.
         """
-        if not config.multiplexed:
+        try:
+            multiplexed = config.multiplexed
+        except AttributeError:
+            require_config(config)
+            raise
+        if not multiplexed:
             return await self._request_by_lease(config, body, timeout)
         if self._paused:
             timeout = await self._wait_for_resume(config, timeout)
@@ -146,18 +151,29 @@ class RequestingPool(ManagedPool):
             NotSent, NoReply, PoolTimeout, UnexpectedReply: as ``request``. Of the other requests of the call
                 any may have been executed.
         """
+        expect(config, SocketType.REQ)
         if not config.multiplexed:
             return [self.request(config, body, timeout) for body in bodies]
-        expect(config, SocketType.REQ)
         dealing = replace(config, socket_type=SocketType.DEALER, options=options_beside(config))
         with self.socket(dealing, timeout) as socket:
             return pipeline(socket, bodies, timeout)
 
 
 def expect(config: SocketConfig, kind: SocketType) -> None:
-    """Raise ``TypeError`` unless ``config`` is of a type."""
-    if config.socket_type is not kind:
+    """Raise ``TypeError`` unless ``config`` is a configuration of sockets of this kind."""
+    try:
+        fits = config.socket_type is kind
+    except AttributeError:
+        fits = False
+    if not fits:
+        require_config(config)
         raise TypeError(f"a {kind.name} configuration is needed here, not {config.label}")
+
+
+def require_config(config: object) -> None:
+    """Raise ``TypeError`` for what is no configuration."""
+    if not isinstance(config, SocketConfig):
+        raise TypeError(f"a SocketConfig is needed, not {type(config).__name__}: {config!r}")
 
 
 def _left(deadline: float) -> float:

@@ -1,5 +1,7 @@
 """Configurations: what is refused, and how clearly."""
 
+from typing import Any
+
 import pytest
 import zmq
 
@@ -13,6 +15,10 @@ from app.pools.zmq_pool import CurveServer, KeyPair, SocketConfig, SocketType, Z
         ({"RCVHMW": 10}, "did you mean RCVHWM"),
         ({"RCVHWM": "10"}, "takes an int, not str"),
         ({"RCVHWM": 1.5}, "takes an int"),
+        ({"RCVHWM": 2**31}, "takes an int up to 2147483647"),
+        ({"MAXMSGSIZE": 2**63}, "takes an int up to 9223372036854775807"),
+        (["RCVHWM"], "takes a mapping"),
+        ({None: 1}, "None is not the name"),
         ({"SOCKS_PROXY": 5}, "takes bytes or str"),
         ({"SUBSCRIBE": b"a"}, "topics="),
         ({"CURVE_SECRETKEY": b"a"}, "curve="),
@@ -30,6 +36,7 @@ def test_wrong_options_are_errors_that_say_what_is_right(options, complaint):
     ("endpoint", "complaint"),
     [
         ("127.0.0.1:5555", "not a ZMQ endpoint"),
+        (None, "None is not a ZMQ endpoint"),
         ("http://127.0.0.1:5555", "tcp, ipc and inproc"),
         ("tcp://127.0.0.1", "lacks a port"),
         ("tcp://127.0.0.1:http", "port 'http'"),
@@ -53,7 +60,21 @@ def test_wrong_endpoints_are_errors(endpoint, complaint):
         ({"send_timeout": -1}, "send_timeout=-1"),
         ({"receive_timeout": float("nan")}, "receive_timeout=nan"),
         ({"leak_threshold": -1}, "leak_threshold=-1"),
+        ({"send_timeout": "5"}, "send_timeout='5'"),
+        ({"send_timeout": None}, "send_timeout=None"),
+        ({"subscriber_wait": True}, "subscriber_wait=True"),
+        ({"linger": "2"}, "linger='2'"),
+        ({"linger": -1}, "linger=-1"),
+        ({"linger": float("inf")}, "unbounded"),
         ({"max_connections": 0}, "max_connections=0"),
+        ({"max_connections": True}, "max_connections=True"),
+        ({"backlog": None}, "backlog=None"),
+        ({"allow_plaintext": "false"}, "allow_plaintext='false' is not allowed; it must be True or False"),
+        ({"bind": "false"}, "bind='false'"),
+        ({"multiplexed": "no"}, "multiplexed='no'"),
+        ({"socket_type": "SUB", "topics": [1]}, "a topic is bytes or str, not int: 1"),
+        ({"socket_type": "SUB", "topics": 1}, r"topics=\[1\]"),
+        ({"curve": "keys/a.key"}, "must be a CurveClient"),
         ({"options": {"LINGER": -1}}, "unbounded"),
         ({"curve": CurveServer(KeyPair.new())}, "must be a CurveClient"),
     ],
@@ -81,6 +102,32 @@ def test_what_is_published_may_not_be_dropped_at_once():
     for how in ({"linger": 0}, {"options": {"LINGER": 0}}):
         with pytest.raises(ConfigError, match="linger of 0"):
             SocketConfig(SocketType.PUSH, "tcp://127.0.0.1:5555", **how)
+
+
+def test_a_time_longer_than_libzmq_knows_is_the_longest_it_knows():
+    """A limit of a month is taken, and is libzmq's longest; one for ever stays that."""
+    with ZMQPool() as pool:
+        for seconds, milliseconds in ((31 * 86400, 2**31 - 1), (1e308, 2**31 - 1), (float("inf"), -1)):
+            config = SocketConfig("PULL", "tcp://127.0.0.1:5555", receive_timeout=seconds, send_timeout=seconds)
+            with pool.socket(config) as socket:
+                assert milliseconds == socket.get(zmq.RCVTIMEO)
+                assert milliseconds == socket.get(zmq.SNDTIMEO)
+
+
+async def test_what_is_no_configuration_is_refused_by_name():
+    """Every call that takes a configuration says what it was given instead."""
+    endpoint: Any = "tcp://127.0.0.1:5555"
+    async with ZMQPool() as pool:
+        with pytest.raises(TypeError, match="a SocketConfig is needed, not str"):
+            pool.socket(endpoint)
+        for call in (pool.request, pool.publish, pool.push):
+            with pytest.raises(TypeError, match="a SocketConfig is needed, not str"):
+                call(endpoint, b"x")
+        for ask in (pool.request_async, pool.publish_async, pool.push_async):
+            with pytest.raises(TypeError, match="a SocketConfig is needed, not str"):
+                await ask(endpoint, b"x")
+        with pytest.raises(TypeError, match="a SocketConfig is needed, not str"):
+            pool.request_many(endpoint, [b"x"])
 
 
 def test_equal_configurations_are_one_key():
