@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -61,6 +63,7 @@ class PoolSettings(BaseSettings):
     """A lease held longer than this many seconds is logged once, with its checkout's stack; 0 turns it off."""
 
     def __init__(self, **values: Any) -> None:
+        self._require_known(values, type(self).__name__)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -76,8 +79,20 @@ class PoolSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put ``[table]`` of ``poolwire.toml`` below the environment and ``.env``."""
-        table = InitSettingsSource(settings_cls, init_kwargs=read_config_file().get(cls.table, {}))
+        values = read_config_file().get(cls.table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{config_file()}: {cls.table}={values!r} is not a table; write [{cls.table}]")
+        cls._require_known(values, f"[{cls.table}] of {config_file()}")
+        table = InitSettingsSource(settings_cls, init_kwargs=values)
         return init_settings, env_settings, dotenv_settings, table
+
+    @classmethod
+    def _require_known(cls, names: Iterable[str], where: str) -> None:
+        for name in names:
+            if name not in cls.model_fields and not name.startswith("_"):  # those are of pydantic-settings
+                near = get_close_matches(name.lower(), cls.model_fields, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(cls.model_fields)}"
+                raise ConfigError(f"{where} has no setting {name!r}; {hint}")
 
     @classmethod
     def _explain(cls, error: ValidationError) -> str:

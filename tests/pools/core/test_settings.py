@@ -80,6 +80,44 @@ def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ZMQPoolSettings()
 
 
+POOLS = [ZMQPoolSettings, SQLPoolSettings, HTTPPoolSettings]
+
+
+@pytest.mark.parametrize("settings", POOLS)
+def test_a_misspelt_setting_is_an_error_with_the_nearest_name(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting that there is not is refused as an argument and in the file, and not silently without effect."""
+    with pytest.raises(ConfigError, match=r"no setting 'max_conections'; did you mean max_connections\?"):
+        settings(max_conections=3)
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poolwire.toml").write_text(f"[{settings.table}]\nmax_conections = 3\n")
+    with pytest.raises(ConfigError, match=rf"\[{settings.table}\] of poolwire\.toml has no .* did you mean"):
+        settings()
+    (tmp_path / "poolwire.toml").write_text(f"[{settings.table}]\nxyz = 3\n")
+    with pytest.raises(ConfigError, match="no setting 'xyz'; known are "):
+        settings()
+
+
+@pytest.mark.parametrize("settings", POOLS)
+def test_a_table_that_is_none_is_an_error(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value by the name of a pool's table is named, and so is what to write."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poolwire.toml").write_text(f"{settings.table} = 3\n")
+    with pytest.raises(ConfigError, match=rf"{settings.table}=3 is not a table; write \[{settings.table}\]"):
+        settings()
+
+
+@pytest.mark.parametrize("settings", POOLS)
+def test_other_programs_variables_are_ignored(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other programs have in the environment and in ``.env`` is no setting of a pool, nor an error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("OTHER_POOL_SIZE=2\nMAX_CONNECTIONS=many\n")
+    monkeypatch.setenv("DATABASE_POOL", "3")
+    assert settings() == settings()
+
+
 def test_max_connections_caps_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     """``ZMQ_POOL_MAX_CONNECTIONS`` sockets of one key can be leased, and not one more."""
     monkeypatch.setenv("ZMQ_POOL_MAX_CONNECTIONS", "2")
