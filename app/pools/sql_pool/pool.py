@@ -66,6 +66,7 @@ class SQLPool(ManagedPool):
             leak_threshold=self.settings.leak_threshold or NEVER,
         )
         self._paused_alone: set[DatabaseConfig] = set()
+        self._resumed_alone: set[DatabaseConfig] = set()  # while all others are paused
         self._reset()
 
     def _reset(self) -> None:
@@ -275,11 +276,14 @@ class SQLPool(ManagedPool):
     def pause(self, config: DatabaseConfig | None = None) -> None:
         """Lend no connection of a database, or of any, until ``resume``; callers wait, up to their timeouts."""
         if config is None:
+            with self._lock:
+                self._resumed_alone.clear()
             super().pause()
             return
         with self._lock:
             self._ensure_running()
             self._paused_alone.add(config)
+            self._resumed_alone.discard(config)
         for side in self._sides_of(config):
             side.bucket.pause()
 
@@ -288,10 +292,13 @@ class SQLPool(ManagedPool):
         if config is None:
             with self._lock:
                 self._paused_alone.clear()
+                self._resumed_alone.clear()
             super().resume()
             return
         with self._lock:
             self._paused_alone.discard(config)
+            if self._paused:
+                self._resumed_alone.add(config)
         for side in self._sides_of(config):
             side.bucket.resume()
 
@@ -350,7 +357,8 @@ class SQLPool(ManagedPool):
 
     def _take_charge(self, side: SyncSide | AsyncSide, config: DatabaseConfig) -> None:
         """Do with a new side, under the lock, what was done with the others before it came."""
-        self._hold_back(side.bucket)
+        if config not in self._resumed_alone:
+            self._hold_back(side.bucket)
         if config in self._paused_alone:
             side.bucket.pause()
         if config.backend == "sqlite":
@@ -408,6 +416,7 @@ class SQLPool(ManagedPool):
         with self._lock:
             executor, threads = self._executor, list(self._sync_sides.values())
             self._paused_alone.clear()
+            self._resumed_alone.clear()
             self._reset()
         for side in threads:
             side.close()

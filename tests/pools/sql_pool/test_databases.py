@@ -423,6 +423,30 @@ async def test_a_paused_database_lends_nothing_in_a_new_event_loop(
     await pool.stop_async()
 
 
+async def test_a_database_resumed_alone_is_lent_in_a_new_event_loop(pool: SQLPool, database: DatabaseConfig) -> None:
+    """After a pause of all it is lent to threads and tasks, known before or not, until the next pause."""
+    pool.execute_query(database, "SELECT 1")
+    pool.pause()
+    pool.resume(database)
+    assert pool.execute_query(database, "SELECT 1", timeout=20) == [(1,)]
+    assert await pool.execute_query_async(database, "SELECT 1", timeout=20) == [(1,)]
+
+    other = replace(database, application_name="another")
+    with pytest.raises(PoolTimeout, match="paused"):
+        pool.execute_query(other, "SELECT 1", timeout=0.05)
+    pool.resume(other)
+    assert await pool.execute_query_async(other, "SELECT 1", timeout=20) == [(1,)]
+
+    pool.pause()
+    unknown = replace(database, application_name="one more")
+    for paused in (database, other, unknown):
+        with pytest.raises(PoolTimeout, match="paused"):
+            await pool.execute_query_async(paused, "SELECT 1", timeout=0.05)
+    pool.resume()
+    assert await pool.execute_query_async(database, "SELECT 1", timeout=20) == [(1,)]
+    await pool.stop_async()
+
+
 def test_housekeeping_makes_no_connection_of_a_paused_database(postgres: DatabaseConfig) -> None:
     """The least number of connections is kept again from the resumption on."""
 
