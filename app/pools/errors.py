@@ -44,7 +44,7 @@ class PoolClosed(PoolError):
 
 
 class PoolTimeout(PoolError, TimeoutError):
-    """Every connection of a key was in use until the caller's deadline.
+    """Every connection of a key was in use until the caller's deadline, or none was handed out or made until then.
 
     Attributes:
         pool: the pool's name.
@@ -56,7 +56,10 @@ class PoolTimeout(PoolError, TimeoutError):
         longest_holder: where the connection held longest was checked out, or ``None``.
         total: the cap that the key shares with others, if that is what was reached.
         sharers: who shares it.
-        setting: the setting that holds the cap which was reached.
+        setting: the setting that holds the cap which was reached, or ``""`` if nothing raises it.
+        paused: whether the pool, or the key alone, is paused.
+        connecting: for how long a connection has been in the making that the server has not answered, in seconds, or
+            ``None``.
     """
 
     def __init__(
@@ -72,10 +75,13 @@ class PoolTimeout(PoolError, TimeoutError):
         total: int | None = None,
         sharers: str = "the pool",
         setting: str | None = None,
+        paused: bool = False,
     ) -> None:
         self.pool = pool
         self.key = key
-        self.setting = setting or f"{pool.upper()}_POOL_MAX_CONNECTIONS"
+        self.setting = f"{pool.upper()}_POOL_MAX_CONNECTIONS" if setting is None else setting
+        self.paused = paused
+        self.connecting: float | None = None
         self.capacity = capacity
         self.in_use = in_use
         self.waiters = waiters
@@ -86,15 +92,22 @@ class PoolTimeout(PoolError, TimeoutError):
         super().__init__(pool, key)
 
     def __str__(self) -> str:
-        message = (
-            f"no {self.pool} connection for {self.key} within {self.waited:.2f} s: "
-            f"{self.in_use} of {self.capacity} in use, {self.waiters} waiting"
-        )
+        message = f"no {self.pool} connection for {self.key} within {self.waited:.2f} s: "
+        if self.paused:
+            return f"{message}paused, {self.waiters} waiting. Call resume() to have connections handed out again"
+        message += f"{self.in_use} of {self.capacity} in use, {self.waiters} waiting"
         if self.total is not None:
             message += f"; all {self.total} connections that {self.sharers} may have are taken"
         if self.longest_holder is not None:
             message += f"; held longest: {self.longest_holder}"
-        return f"{message}. Give connections back sooner, or raise {self.setting}"
+        if self.connecting is not None:
+            message += f"; connecting for {self.connecting:.2f} s, no answer"
+        return f"{message}. {self._advice()}"
+
+    def _advice(self) -> str:
+        if self.connecting is not None and not self.in_use:
+            return "Check that the server answers, or give it more time"
+        return "Give connections back sooner" + (f", or raise {self.setting}" if self.setting else "")
 
 
 class LeaseLeaked(PoolError):

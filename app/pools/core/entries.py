@@ -32,6 +32,10 @@ class Limits:
     """The share of ``max_lifetime`` taken off at random, so that connections made together do not end together."""
     fair_after: float = 0.0
     """The wait after which a waiter is handed an entry directly instead of competing for it."""
+    paused_timeout: float = 0.0
+    """How long a checkout waits while the bucket is paused, if that is longer than ``checkout_timeout``."""
+    setting: str | None = None
+    """Where the capacity is set, for errors: the pool's setting unless given, ``""`` if nowhere."""
     leak_threshold: float = NEVER
     """How long a lease may be held before it is reported, once, with the stack of its checkout."""
 
@@ -46,6 +50,7 @@ class Entry(Generic[T]):
     Attributes:
         resource: the connection; there is none before ``made``.
         made: whether the connection was made.
+        taken_at: when the place was taken, on the monotonic clock.
         expires_at: when it has lived long enough, on the monotonic clock.
         lost: what to call with an entry that was lost; ``None`` once the bucket has done with it.
 
@@ -63,6 +68,7 @@ class Entry(Generic[T]):
         "reported_at",
         "resource",
         "site",
+        "taken_at",
         "uses",
     )
 
@@ -71,6 +77,7 @@ class Entry(Generic[T]):
     def __init__(self, lost: Callable[[], Callable[[Entry[T]], None] | None] | None) -> None:
         self.lost = lost
         self.made = False
+        self.taken_at = time.monotonic()
         self.expires_at = NEVER
         self.idle_since = 0.0
         self.leased_at = 0.0

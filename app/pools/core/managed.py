@@ -78,6 +78,11 @@ class ManagedPool(ABC):
         """Whether the pool was stopped and not started again."""
         return self._closed
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is handed out until ``resume``."""
+        return self._paused
+
     def start(self) -> None:
         """Make ready to serve, also after a ``stop``, whose end is waited for; does nothing if the pool runs."""
         with self._turning:

@@ -123,7 +123,7 @@ class Stock(ABC, Generic[T]):
     def _obtain(self, timeout: float | None) -> Entry[T]:
         """Wait for an entry, or for a place, which is one without a connection."""
         waiter: ThreadWaiter[Entry[T]] = ThreadWaiter()
-        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
+        deadline = waiter.since + self._patience(timeout)
         try:
             granted = self._enqueue(waiter)
             while granted is None:
@@ -141,7 +141,7 @@ class Stock(ABC, Generic[T]):
     async def _obtain_async(self, timeout: float | None) -> Entry[T]:
         """Do what ``_obtain`` does without blocking the event loop."""
         waiter: TaskWaiter[Entry[T]] = TaskWaiter()
-        deadline = waiter.since + (self.limits.checkout_timeout if timeout is None else timeout)
+        deadline = waiter.since + self._patience(timeout)
         try:
             granted = self._enqueue(waiter)
             while granted is None:
@@ -153,6 +153,13 @@ class Stock(ABC, Generic[T]):
         if isinstance(granted, Exception):
             raise granted
         return granted
+
+    def _patience(self, timeout: float | None) -> float:
+        """Return for how many seconds who gives ``timeout`` waits."""
+        if timeout is not None:
+            return timeout
+        limits = self.limits
+        return max(limits.checkout_timeout, limits.paused_timeout) if self._paused else limits.checkout_timeout
 
     def _enqueue(self, waiter: Waiter[Entry[T]]) -> Entry[T] | Exception | None:
         """Take a place below the cap, or a place in the queue."""
@@ -242,7 +249,8 @@ class Stock(ABC, Generic[T]):
             longest_holder=None if longest is None else longest.held(),
             total=None if spent is None else spent.capacity,
             sharers="the pool" if spent is None else spent.sharers,
-            setting=None if spent is None else spent.setting,
+            setting=self.limits.setting if spent is None else spent.setting,
+            paused=self._paused,
         )
 
     # Serving

@@ -181,12 +181,13 @@ class Call:
             raise self.too_late()
         return seconds
 
-    def too_late(self) -> DeadlineExceeded:
-        """Return the error for a call that ran out of time, and count it."""
+    def too_late(self, *, paused: bool = False) -> DeadlineExceeded:
+        """Return the error for a call that ran out of time, and count it; ``paused`` is whether the pool is."""
         self.account.origin.deadline_hit()
+        advice = "the pool is paused: call resume()" if paused else "raise timeout= if the server needs longer"
         return DeadlineExceeded(
             f"{self.method} {self.account.origin.label} did not end within {self.timeout:g} s "
-            f"({self.attempts} attempt(s)); raise timeout= if the server needs longer"
+            f"({self.attempts} attempt(s)); {advice}"
         )
 
     def turn(self) -> float:

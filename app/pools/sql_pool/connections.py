@@ -300,7 +300,12 @@ class ConnectionBucket(Bucket[Record]):
             timeout.in_use = sum(len(bucket._leased()) for bucket in buckets)
             timeout.waiters = sum(len(bucket._waiters) for bucket in buckets)
             timeout.longest_holder = None if longest is None else longest.held()
-        return self._attempts.explained(timeout)
+        timeout.connecting = self._longest_connecting()
+        return timeout if timeout.paused else self._attempts.explained(timeout)
+
+    def _longest_connecting(self) -> float | None:
+        begun = [entry.taken_at for entry in list(self._entries) if not entry.made]
+        return time.monotonic() - min(begun) if begun else None
 
     def stats(self) -> dict[str, Any]:
         """Return the bucket's figures; times are seconds."""

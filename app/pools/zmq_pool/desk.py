@@ -274,6 +274,8 @@ def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
     return Limits(
         capacity=1 if one else config.max_connections or settings.max_connections,
         checkout_timeout=0.0 if config.bind else settings.checkout_timeout,  # or a second lessee would find out late
+        paused_timeout=settings.checkout_timeout,
+        setting="" if one else "max_connections of its SocketConfig" if config.max_connections else None,
         idle_timeout=settings.max_idle_time if replaceable else NEVER,
         max_lifetime=settings.max_lifetime or NEVER if replaceable else NEVER,
         fair_after=0.01,

@@ -293,7 +293,7 @@ class BoundOutletLease(OutletLease):
 
 def busy(timeout: PoolTimeout) -> EndpointBusy | PoolTimeout:
     """Return the error for a bound endpoint that somebody else has leased, if that is why it was not to be had."""
-    if timeout.total is not None and not timeout.in_use:
+    if timeout.paused or (timeout.total is not None and not timeout.in_use):
         return timeout
     held = f" ({timeout.longest_holder})" if timeout.longest_holder else ""
     return EndpointBusy(

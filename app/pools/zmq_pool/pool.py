@@ -87,10 +87,10 @@ class ZMQPool(RequestingPool):
         Args:
             config: which socket.
             timeout: seconds to wait for a free one, ``ZMQ_POOL_CHECKOUT_TIMEOUT`` unless given. A bound
-                endpoint is not waited for unless a timeout is given.
+                endpoint is not waited for unless a timeout is given, or the pool is paused.
 
         Raises:
-            PoolTimeout: (on entering) every socket of this configuration stayed in use.
+            PoolTimeout: (on entering) every socket of this configuration stayed in use, or the pool paused.
             EndpointBusy: (on entering) the endpoint to bind has an owner already.
             PoolClosed: the pool is stopped.
         """

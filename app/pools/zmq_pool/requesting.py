@@ -114,7 +114,9 @@ class RequestingPool(ManagedPool):
             raise PoolClosed(self.name)
         if not passed:
             waiters = self._gate.waiting
-            raise PoolTimeout(self.name, config.label, capacity=1, in_use=0, waiters=waiters, waited=waited)
+            raise PoolTimeout(
+                self.name, config.label, capacity=1, in_use=0, waiters=waiters, waited=waited, paused=True
+            )
         return None if timeout is None else max(0.001, timeout - waited)
 
     async def _request_by_lease(self, config: SocketConfig, body: bytes, timeout: float | None) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 
 from app.pools.core.housekeeper import housekeeper
 from app.pools.core.settings import SQLPoolSettings, ZMQPoolSettings
-from app.pools.errors import LeaseLeaked
+from app.pools.errors import DeadlineExceeded, LeaseLeaked, PoolTimeout
 from app.pools.http_pool import HTTPConfig, HTTPPool
 from app.pools.sql_pool import SQLPool, get_sqlite_config
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
@@ -30,33 +30,33 @@ def waiting(pool):
 def zmq_use():
     with ZMQPool() as pool, replier() as endpoint:
         config = SocketConfig(SocketType.REQ, endpoint)
-        yield pool, lambda: pool.request(config, b"done").decode()
+        yield pool, lambda timeout=None: pool.request(config, b"done", timeout).decode()
 
 
 @contextmanager
 def sql_use():
     config = get_sqlite_config(":memory:", application_name=uuid.uuid4().hex)
     with SQLPool(SQLPoolSettings()) as pool:
-        yield pool, lambda: pool.execute_query(config, "SELECT 'done'")[0][0]
+        yield pool, lambda timeout=None: pool.execute_query(config, "SELECT 'done'", timeout=timeout)[0][0]
 
 
 @contextmanager
 def sql_use_in_a_task():
     config = get_sqlite_config(":memory:", application_name=uuid.uuid4().hex)
 
-    async def ask(pool):
-        rows = await pool.execute_query_async(config, "SELECT 'done'")
+    async def ask(pool, timeout):
+        rows = await pool.execute_query_async(config, "SELECT 'done'", timeout=timeout)
         return rows[0][0]
 
     with SQLPool(SQLPoolSettings()) as pool:
-        yield pool, lambda: asyncio.run(ask(pool))
+        yield pool, lambda timeout=None: asyncio.run(ask(pool, timeout))
 
 
 @contextmanager
 def http_use():
     with HTTPPool() as pool, misbehaving_server() as server:
         config = HTTPConfig(server.url)
-        yield pool, lambda: "done" if pool.request(config, "GET", "/ok").status_code else ""
+        yield pool, lambda timeout=30: "done" if pool.request(config, "GET", "/ok", timeout=timeout).status_code else ""
 
 
 @contextmanager
@@ -64,11 +64,11 @@ def http_use_in_a_task():
     with HTTPPool() as pool, misbehaving_server() as server:
         config = HTTPConfig(server.url)
 
-        async def ask():
-            response = await pool.request_async(config, "GET", "/ok")
+        async def ask(timeout):
+            response = await pool.request_async(config, "GET", "/ok", timeout=timeout)
             return "done" if response.status_code else ""
 
-        yield pool, lambda: asyncio.run(ask())
+        yield pool, lambda timeout=30: asyncio.run(ask(timeout))
 
 
 @pytest.mark.parametrize("used", [zmq_use, sql_use, sql_use_in_a_task, http_use, http_use_in_a_task])
@@ -81,6 +81,19 @@ def test_a_paused_pool_lets_callers_wait_whether_their_key_is_new_or_not(used):
             eventually(lambda: waiting(pool) == 1)
             pool.resume()
             assert "done" == using.result(20)
+
+
+@pytest.mark.parametrize("used", [zmq_use, sql_use, sql_use_in_a_task, http_use, http_use_in_a_task])
+def test_who_waits_for_a_paused_pool_in_vain_is_told_so(used):
+    """The error names the pause and what ends it, and no cap that it would help to raise."""
+    with used() as (pool, use):
+        for _ in range(2):
+            pool.pause()
+            with pytest.raises((PoolTimeout, DeadlineExceeded), match=r"paused.*[Cc]all resume\(\)") as refused:
+                use(0.05)
+            assert "MAX_" not in str(refused.value)
+            pool.resume()
+            assert "done" == use()
 
 
 def test_a_pool_that_is_started_again_is_not_paused():

@@ -103,6 +103,20 @@ def test_callers_of_a_silent_server_give_up_at_the_same_time(postgres_server: Em
         assert time.monotonic() - began < 3.5  # stopping does not wait for the silent server
 
 
+async def test_a_timeout_names_a_server_that_does_not_answer(postgres_server: EmbeddedPostgres) -> None:
+    """With no connection in use the error says since when one is awaited, to threads and to tasks, and no cap."""
+    told = r"0 of 20 in use, 0 waiting; connecting for \d+\.\d+ s, no answer\. Check that the server answers"
+    with Proxy(postgres_server.port) as proxy, SQLPool(SQLPoolSettings()) as pool:
+        config = replace(postgres_server.config(), port=proxy.port)
+        proxy.swallow()
+        with pytest.raises(PoolTimeout, match=told) as refused:
+            pool.execute_query(config, "SELECT 1", timeout=0.3)
+        assert 0 < (refused.value.connecting or 0) < 30
+        with pytest.raises(PoolTimeout, match=told):
+            await pool.execute_query_async(config, "SELECT 1", timeout=0.3)
+        await pool.stop_async()
+
+
 def test_a_connection_is_used_again(pool: SQLPool, database: DatabaseConfig) -> None:
     """A hundred calls one after the other need one connection."""
     for _ in range(100):

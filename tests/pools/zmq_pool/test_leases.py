@@ -17,7 +17,7 @@ from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
 from app.pools.zmq_pool.context import socket_limit
 from app.pools.zmq_pool.timeouts import ReplyLost, ReplyTimedOut
 from tests.support.echo import replier
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
 
 @pytest.fixture
@@ -343,6 +343,42 @@ def test_a_paused_pool_lets_everyone_wait(pool):
             pool.request(config, b"a", timeout=0.05)
         pool.resume()
         assert b"a" == pool.request(config, b"a")
+
+
+async def test_a_bound_endpoint_is_waited_for_while_the_pool_is_paused():
+    """Who leases one during a pause has it after `resume`, and is never told that somebody else has it."""
+    with ZMQPool(ZMQPoolSettings(checkout_timeout=0.1)) as pool:
+        config = SocketConfig(SocketType.REP, "tcp://127.0.0.1:*", bind=True)
+        pool.pause()
+        with pytest.raises(PoolTimeout, match="paused"), pool.socket(config):
+            pass
+        with pytest.raises(PoolTimeout, match="paused"):
+            async with pool.socket(config):
+                pass
+
+        with ThreadPoolExecutor(1) as threads:
+            lease = pool.socket(config, timeout=20)
+            leasing = threads.submit(lease.__enter__)
+            await eventually_async(lambda: 1 == pool.get_stats()["pools"][config.label]["waiting"])
+            pool.resume()
+            leasing.result(20)
+        with pytest.raises(EndpointBusy), pool.socket(config):
+            pass
+        lease.__exit__(None, None, None)
+
+
+def test_a_timeout_names_what_raises_the_cap_that_was_reached(pool):
+    """A configuration's own cap is told from the pool's, and for the one socket of a PUSH there is nothing to raise."""
+    own, one = (
+        SocketConfig(SocketType.REQ, "inproc://nobody", max_connections=1),
+        SocketConfig(SocketType.PUSH, "inproc://nobody", linger=0.01),
+    )
+    with pool.socket(own), pytest.raises(PoolTimeout, match=r"raise max_connections of its SocketConfig$"):
+        with pool.socket(own, timeout=0.01):
+            pass
+    with pool.socket(one), pytest.raises(PoolTimeout, match=r"Give connections back sooner$"):
+        with pool.socket(one, timeout=0.01):
+            pass
 
 
 def test_1100_leases_are_wanted_and_50_exist(pool):
