@@ -150,6 +150,8 @@ class SocketConfig:
             "RECONNECT_IVL": 10,
             "RECONNECT_IVL_MAX": 1000,
         }
+        if endpoints.parse(self.endpoint, bind=self.bind).ipv6:
+            effective["IPV6"] = 1
         if not self.bind:
             # Without a connection a send fails instead of queueing for a peer that may never come: NotSent.
             effective["IMMEDIATE"] = 1

@@ -21,11 +21,18 @@ class Endpoint:
 
     transport: str
     address: str
+    bound: bool
+    """Whether it is to be bound; otherwise it is connected to."""
 
     @property
     def local(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.transport != "tcp" or _is_loopback(self.address.rpartition(":")[0])
+        return self.transport != "tcp" or _is_loopback(self.address.rpartition(":")[0], interface=self.bound)
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether its address is one of IPv6, which libzmq takes only if it is told to."""
+        return self.transport == "tcp" and self.address.rpartition(";")[2].startswith("[")
 
     @property
     def wildcard(self) -> bool:
@@ -46,7 +53,7 @@ def parse(endpoint: str, *, bind: bool) -> Endpoint:
             raise ConfigError(f"the path of {endpoint!r} has {length} bytes; a Unix socket takes {IPC_PATH_MAX}")
     elif transport != "inproc":
         raise ConfigError(f"the transport of {endpoint!r} is not one of tcp, ipc and inproc")
-    return Endpoint(transport, address)
+    return Endpoint(transport, address, bind)
 
 
 def private_ipc(name: str) -> str:
@@ -111,9 +118,10 @@ def _check_tcp(endpoint: str, address: str, *, bind: bool) -> None:
         raise ConfigError(f"{endpoint!r} cannot be connected to: '*' means every interface when binding")
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback(host: str, *, interface: bool) -> bool:
+    """Say whether it is this machine alone; ``interface`` is whether the name may be one of an interface."""
     host = host.rpartition(";")[2].strip("[]").partition("%")[0]
-    if host in ("localhost", "lo"):
+    if host == "localhost" or (interface and host == "lo"):  # which may be another machine's name
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

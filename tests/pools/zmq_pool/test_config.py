@@ -1,5 +1,6 @@
 """Configurations: what is refused, and how clearly."""
 
+from socket import AF_INET6, create_server
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import zmq
 
 from app.pools.errors import ConfigError
 from app.pools.zmq_pool import CurveServer, KeyPair, SocketConfig, SocketType, ZMQPool
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,25 @@ def test_a_time_longer_than_libzmq_knows_is_the_longest_it_knows():
             with pool.socket(config) as socket:
                 assert milliseconds == socket.get(zmq.RCVTIMEO)
                 assert milliseconds == socket.get(zmq.SNDTIMEO)
+
+
+def test_an_address_of_ipv6_needs_no_option():
+    """In brackets it is bound and connected to as it is, and a configuration may still say IPV6=0."""
+    try:
+        create_server(("::1", 0), family=AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with ZMQPool() as pool:
+        with pool.socket(SocketConfig("REP", "tcp://[::1]:*", bind=True, receive_timeout=10)) as server:
+            endpoint = server.last_endpoint.decode()
+            with pool.socket(SocketConfig("REQ", endpoint)) as client:
+                client.send(b"over IPv6")
+                assert b"over IPv6" == server.recv()
+                server.send(b"welcome")
+                assert b"welcome" == client.recv()
+            eventually(lambda: pool.health()["endpoints"][endpoint] is True)
+        with pytest.raises(ConfigError, match="cannot bind"):
+            pool.socket(SocketConfig("REP", "tcp://[::1]:*", bind=True, options={"IPV6": 0})).__enter__()
 
 
 async def test_what_is_no_configuration_is_refused_by_name():

@@ -225,6 +225,7 @@ def test_a_plaintext_client_is_not_served_by_an_encrypted_server(pool, served, f
         ("tcp://*:5555", True),
         ("tcp://0.0.0.0:5555", True),
         ("tcp://eth0:5555", True),
+        ("tcp://lo:5555", False),
         ("tcp://[2001:db8::1]:5555", False),
     ],
 )
@@ -243,6 +244,11 @@ def test_plaintext_with_other_machines_must_be_allowed(endpoint, bind):
 def test_plaintext_on_this_machine_needs_no_permission(endpoint):
     """Loopback, ipc and inproc stay on this machine."""
     assert SocketConfig(SocketType.REQ, endpoint)
+
+
+def test_the_loopback_interface_is_this_machine_to_who_binds_it():
+    """`lo` is an interface where it is bound; who connects means a machine of that name."""
+    assert SocketConfig(SocketType.REP, "tcp://lo:1", bind=True)
 
 
 def test_no_secret_is_shown(pool, free_endpoint):
