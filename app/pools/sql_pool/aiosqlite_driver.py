@@ -40,6 +40,15 @@ class AiosqliteDriver:
         """Return what statements have left on a connection."""
         return getattr(record.raw._connection, "residue", LASTING)  # one that its user has closed is of no more use
 
+    def end_lease(self, record: Record) -> object:
+        """Return what statements have left: SQLAlchemy ends every transaction."""
+        return self.residue(record)
+
+    @staticmethod
+    def in_transaction(record: Record) -> object:
+        """Say whether a transaction is open."""
+        return getattr(record.raw._connection, "in_transaction", True)  # its user has closed it
+
     async def clean(self, record: Record) -> bool:
         """Say that it cannot be done, as ``SQLiteDriver.reset``."""
         return False

@@ -144,6 +144,11 @@ class AsyncpgDriver:
     def lend(self, record: Record) -> None:
         """Do nothing: SQLAlchemy begins transactions by itself."""
 
+    def end_lease(self, record: Record) -> object:
+        """Say, truthy or not, whether statements left something, or a transaction that SQLAlchemy did not begin."""
+        raw: Connection = record.raw
+        return raw.residue or raw.is_in_transaction() or raw._top_xact
+
     def close(self, record: Record) -> None:
         """Close a connection from any thread, also when its event loop is closed."""
         raw, record.dbapi_connection = record.raw, None
@@ -216,6 +221,7 @@ class AsyncpgDriver:
             await raw.execute("SELECT 1")
         if raw.is_in_transaction():
             await raw.execute("ROLLBACK")
+        raw._top_xact = None  # where it stays, every later transaction takes itself for a savepoint
         if not raw.residue:
             return True
         if raw.residue != SETTINGS or not self.config.prepared:

@@ -32,8 +32,19 @@ class Driver(Protocol):
     def adopt(self, record: Record) -> None:
         """Take note of a new connection's raw one, and of a probe for it."""
 
+    @property
+    def in_transaction(self) -> Callable[[Record], object]:
+        """What says, truthy or not, whether a transaction is open, without asking the server."""
+
     def lend(self, record: Record) -> None:
         """Have a connection begin transactions, for an Engine."""
+
+    @property
+    def end_lease(self) -> Callable[[Record], object]:
+        """What takes note that an Engine has rolled back and lets go of a connection, without asking the server.
+
+        It says, truthy or not, whether the connection has to be cleaned.
+        """
 
     def close(self, record: Record) -> None:
         """Close a connection, from any thread. Must not raise."""
@@ -54,10 +65,6 @@ class SyncDriver(Driver, Protocol):
 
     def engine(self, limits: Limits, budget: Budget | None) -> Engine:
         """Make the Engine on a ``LeasePool``."""
-
-    @property
-    def in_transaction(self) -> Callable[[Record], object]:
-        """What says, truthy or not, whether a transaction is open, without asking the server."""
 
     def rollback(self, record: Record) -> None:
         """Roll back."""
@@ -131,9 +138,6 @@ class AsyncDriver(EngineDriver, Protocol):
         self, record: Record, statement: Statement, params: Sequence[Any], batch: int
     ) -> AsyncGenerator[list[Row], None]:
         """Yield a query's rows in batches, as the database finds them; closed early, leave its transaction open."""
-
-    def in_transaction(self, record: Record) -> bool:
-        """Say whether a transaction is open, without asking the server."""
 
     def lost(self, record: Record, error: BaseException) -> bool:
         """Say whether an error means that the connection is no more."""

@@ -155,7 +155,7 @@ class LeasePool(Pool):
             self.bucket.detach(record.entry)
         elif record._is_hard_or_soft_invalidated():
             self.bucket.discard(record.entry)
-        elif self._driver.residue(record):
+        elif self._driver.end_lease(record):
             self.cleaner.clean(record.entry)
         else:
             # Still in the Engine's mode, for the next lease may be another Engine's.

@@ -71,7 +71,7 @@ class PsycopgDriver:
     one_statement = False
     # The one status that is false is IDLE.
     in_transaction = attrgetter("raw.pgconn.transaction_status")
-    residue = attrgetter("raw.residue")
+    residue = end_lease = attrgetter("raw.residue")
 
     def __init__(self, config: DatabaseConfig) -> None:
         self.config = config

@@ -38,7 +38,7 @@ class SQLiteDriver:
     begin_readonly: str | None = BEGIN_READONLY
     one_statement = True
     in_transaction = attrgetter("raw.in_transaction")
-    residue = attrgetter("raw.residue")
+    residue = end_lease = attrgetter("raw.residue")
 
     def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
         self.config = config
