@@ -26,9 +26,8 @@ from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.cleaning import limited, limited_async
 from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.lease_pool import requested
-from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.sync_side import SyncSide
-from app.pools.sql_pool.unfinished import left_unfinished, report_unfinished, session_left_unfinished
+from app.pools.sql_pool.unfinished import left_unfinished, record_of, report_unfinished, session_left_unfinished
 
 # PostgreSQL enforces it; for SQLite the driver's own BEGIN does, and the option means nothing there.
 _READONLY: dict[str, Any] = {"postgresql_readonly": True}
@@ -42,7 +41,7 @@ def lend_connection(side: SyncSide, timeout: float | None, site: CallSite) -> It
     with _translated(side):  # the end of a lease asks the server as well
         try:
             yield connection
-            if left_unfinished(connection):
+            if left_unfinished(connection, side.driver):
                 report_unfinished(side.label, site)
         finally:
             with _limited(side, connection):
@@ -56,7 +55,7 @@ async def lend_connection_async(
     """Do what ``lend_connection`` does, for a task."""
     async with _lend_async(side, timeout, site) as (connection, _):
         yield connection
-        if connection.sync_connection is not None and left_unfinished(connection.sync_connection):
+        if connection.sync_connection is not None and left_unfinished(connection.sync_connection, side.driver):
             report_unfinished(side.label, site)
 
 
@@ -97,7 +96,8 @@ def lend_session(side: SyncSide, timeout: float | None, site: CallSite) -> Itera
         session = Session(connection, expire_on_commit=False)
         try:
             yield session
-            if session_left_unfinished(session, connection):  # before its end, which rolls back and forgets
+            # Before its end, which rolls back and forgets.
+            if session_left_unfinished(session, connection, side.driver):
                 report_unfinished(side.label, site)
         finally:
             with _limited(side, connection):
@@ -112,7 +112,7 @@ async def lend_session_async(side: AsyncSide, timeout: float | None, site: CallS
         ending.push_async_callback(session.close)
         yield session
         if connection.sync_connection is not None and session_left_unfinished(
-            session.sync_session, connection.sync_connection
+            session.sync_session, connection.sync_connection, side.driver
         ):
             report_unfinished(side.label, site)
 
@@ -141,26 +141,17 @@ async def _lend_async(
 
 
 async def _end(connection: AsyncConnection, ending: AsyncExitStack) -> None:
-    record = None if connection.sync_connection is None else _record_of(connection.sync_connection)
+    record = None if connection.sync_connection is None else record_of(connection.sync_connection)
     with nullcontext() if record is None else limited_async(record):
         await ending.aclose()
 
 
 def _limited(side: SyncSide, connection: Connection) -> AbstractContextManager[object]:
     """Have a connection that has to roll back fail unless a block with the end of its lease ends in time."""
-    record = _record_of(connection)
+    record = record_of(connection)
     if record is None or not side.driver.in_transaction(record):
         return nullcontext()
     return limited(record)
-
-
-def _record_of(connection: Connection) -> Record | None:
-    """Return what the pool knows of a connection, unless it is not the pool's any more."""
-    if connection.closed or connection.invalidated:
-        return None
-    leased: Any = connection.connection
-    record: Record | None = leased._connection_record
-    return record
 
 
 def _begin(side: SyncSide | AsyncSide, readonly: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Transactions that are left open, also behind SQLAlchemy's back, and what is told about them."""
+"""Transactions that are left open, also behind SQLAlchemy's back, and which of them their borrower is told about."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, unfinished
 from tests.support.waiting import eventually_async
 
 
@@ -129,3 +129,87 @@ async def test_asyncpg_knows_its_outermost_transaction(single: SQLPool, postgres
         assert raw._top_xact is None
     assert "con._top_xact = self" in inspect.getsource(asyncpg.transaction.Transaction.start)
     await single.stop_async()
+
+
+INSERT = text("INSERT INTO t VALUES ('written')")
+
+
+def commit_each(connection: Connection) -> None:
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    connection.execute(INSERT)
+
+
+def roll_back_to_a_savepoint(connection: Connection) -> None:
+    connection.execute(text("SELECT 1"))
+    savepoint = connection.begin_nested()
+    connection.execute(INSERT)
+    savepoint.rollback()
+
+
+def roll_back_over_a_savepoint_that_was_released(connection: Connection) -> None:
+    outer = connection.begin_nested()
+    with connection.begin_nested():
+        connection.execute(INSERT)
+    outer.rollback()
+
+
+def commit_by_text(connection: Connection) -> None:
+    connection.execute(INSERT)
+    connection.execute(text("COMMIT"))
+
+
+def write_before_a_savepoint(connection: Connection) -> None:
+    connection.execute(INSERT)
+    roll_back_to_a_savepoint(connection)
+
+
+def write_after_a_savepoint(connection: Connection) -> None:
+    roll_back_to_a_savepoint(connection)
+    connection.execute(INSERT)
+
+
+def write_in_a_savepoint_that_is_released(connection: Connection) -> None:
+    with connection.begin_nested():
+        connection.execute(INSERT)
+    roll_back_to_a_savepoint(connection)
+
+
+def begin_in_autocommit(connection: Connection) -> None:
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    connection.execute(text("BEGIN"))
+    connection.execute(INSERT)
+
+
+WRITES: list[tuple[Any, int]] = [
+    (commit_each, 0),
+    (roll_back_to_a_savepoint, 0),
+    (roll_back_over_a_savepoint_that_was_released, 0),
+    (commit_by_text, 0),
+    (write_before_a_savepoint, 1),
+    (write_after_a_savepoint, 1),
+    (write_in_a_savepoint_that_is_released, 1),
+    (begin_in_autocommit, 1),
+]
+
+
+@pytest.mark.parametrize(("write", "reports"), WRITES)
+async def test_only_what_is_rolled_back_is_reported(
+    pool: SQLPool,
+    database: DatabaseConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Any,
+    reports: int,
+) -> None:
+    """Neither what was stored nor what its borrower has rolled back by itself is called unfinished."""
+    monkeypatch.setattr(unfinished, "_reported", set())  # a place is told once, and here it is always the same
+    pool.execute_query(database, "CREATE TABLE t (v text)")
+    with pool.connection(database) as connection:
+        write(connection)
+    async with pool.connection(database) as asynchronous:
+        await asynchronous.run_sync(write)
+
+    assert len([record for record in caplog.records if "left unfinished" in record.message]) == 2 * reports
+    stored = [] if reports or "roll" in write.__name__ else [("written",)] * 2
+    assert pool.execute_query(database, "SELECT v FROM t") == stored
+    await pool.stop_async()
