@@ -149,7 +149,7 @@ async def _end(connection: AsyncConnection, ending: AsyncExitStack) -> None:
 def _limited(side: SyncSide, connection: Connection) -> AbstractContextManager[object]:
     """Have a connection that has to roll back fail unless a block with the end of its lease ends in time."""
     record = record_of(connection)
-    if record is None or not side.driver.in_transaction(record):
+    if record is None or record.probe is None or not side.driver.in_transaction(record):
         return nullcontext()
     return limited(record)
 

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, unfinished
 from tests.support.waiting import eventually_async
 
@@ -213,3 +214,23 @@ async def test_only_what_is_rolled_back_is_reported(
     stored = [] if reports or "roll" in write.__name__ else [("written",)] * 2
     assert pool.execute_query(database, "SELECT v FROM t") == stored
     await pool.stop_async()
+
+
+def execute_and_close(pool: SQLPool, config: DatabaseConfig, sql: str) -> None:
+    with pool.connection(config) as connection:
+        connection.execute(text(sql))
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        raw.close()
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "CREATE TABLE t (v text)"])
+def test_a_connection_that_its_borrower_closes_does_not_cost_its_place(
+    single: SQLPool, database: DatabaseConfig, sql: str
+) -> None:
+    """Its lease ends with an error that says so, and the next one gets another connection."""
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable, match="closed"):
+            execute_and_close(single, database, sql)
+    assert single.get_stats()["metrics"]["active_connections"] == 0
+    assert single.execute_query(database, "SELECT 1") == [(1,)]
