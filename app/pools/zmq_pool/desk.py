@@ -75,6 +75,7 @@ class Desk:
         self.lease: type[OutletLease | SharedLease]
         self._sentinels = sentinels
         self._seen: Reachability | None = None  # by the sentinel
+        self._misfit = False
         self._witnesses = Witnesses(config)
         self._max_idle_time = settings.max_idle_time
         self._seen_uses = 0
@@ -201,11 +202,20 @@ class Desk:
         self.bucket.sweep()
         if self.outlet is not None:
             self.outlet.sweep()
+            self._renew_outlet()
         if self.bucket.uses != self._seen_uses or not self.bucket.deserted:
             self._seen_uses = self.bucket.uses
             self._deserted_since = NEVER
         elif self._deserted_since == NEVER:
             self._deserted_since = time.monotonic()
+
+    def _renew_outlet(self) -> None:
+        """Have another socket opened after a peer did not fit: libzmq does not try again with this one."""
+        assert self.outlet is not None
+        misfit = self._seen is not None and self._seen.misfit
+        if misfit or self._misfit:
+            self.outlet.renew()
+        self._misfit = misfit
 
     @property
     def forgettable(self) -> bool:

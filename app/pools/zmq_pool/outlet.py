@@ -55,6 +55,15 @@ class Outlet(Sender):
         if self._queue:
             self._attendant.nudge(self)
 
+    def renew(self) -> None:
+        """Have the next message, or the first of those that are queued, open another socket."""
+        if self._lent is None and not self._lock.locked():
+            with self._lock:
+                if self._lent is None and not self._closed:
+                    self._close_socket()
+        if self._queue:
+            self._attendant.nudge(self)
+
     # Leases
 
     def lend(self, lessee: object, seconds: float) -> LeanSocket:

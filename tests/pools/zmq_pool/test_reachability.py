@@ -102,6 +102,26 @@ def test_a_refused_handshake_is_not_a_peer_of_another_type(pool, kind):
             assert any("the handshake failed" in reason for reason in pool.health()["reasons"])
 
 
+@pytest.mark.parametrize("wrong", [zmq.ROUTER, zmq.SUB])
+def test_what_was_pushed_to_a_peer_of_another_type_waits_for_the_right_one(pool, peers, wrong):
+    """libzmq gives such a peer up for good; housekeeping opens another socket, and nothing that was queued is lost."""
+    peer, endpoint = peers.bound(wrong)
+    config = SocketConfig(SocketType.PUSH, endpoint)
+    pool.push(config, b"before")
+    eventually(lambda: {endpoint: False} == pool.health()["endpoints"])
+    pool.sweep()
+    peer.close(0)
+    pull, _ = peers.bound(zmq.PULL, endpoint)
+
+    def arrived():
+        pool.sweep()
+        return pull.poll(50)
+
+    eventually(arrived)
+    pool.push(config, b"after")
+    assert [b"before", b"after"] == [pull.recv(), pull.recv()]
+
+
 WITNESSED = [
     (SocketType.PULL, zmq.PUSH),
     (SocketType.PAIR, zmq.PAIR),
