@@ -60,7 +60,8 @@ class Budget:
         self._taken: weakref.WeakSet[Entry[Any]] = weakref.WeakSet()  # seen, not counted, as in a bucket
         self._members: weakref.WeakSet[Spender] = weakref.WeakSet()
         self.hungry: dict[Spender, float] = {}
-        """Who needs a place, and since when on the monotonic clock."""
+        """Who needs a place, and since when on the monotonic clock: since it got the last one, if it needs several."""
+        self._served: weakref.WeakSet[Spender] = weakref.WeakSet()
 
     @property
     def left(self) -> int:
@@ -78,6 +79,9 @@ class Budget:
         with self._lock:
             if self.left > 0:
                 self._taken.add(place)
+                self._served.add(member)
+                if member in self.hungry:
+                    self.hungry[member] = time.monotonic()
                 return True
             self.hungry.setdefault(member, time.monotonic())
             self._tell()
@@ -92,10 +96,12 @@ class Budget:
                 self._tell()
         # All of them, who waits longest first: one whose waiters have gone must not keep the place from the others.
         for member, since in sorted(hungry.items(), key=lambda item: item[1]):
+            self._served.discard(member)
             member.serve_waiters()
             with self._lock:
                 still_hungry = member in self.hungry
-                if still_hungry:
+                # Whoever got a place comes after the others: one that always has waiters would get each of them.
+                if still_hungry and member not in self._served:
                     self.hungry[member] = since
             if still_hungry:
                 self.reclaim(member)  # what became idle while nobody was known to be hungry was offered to nobody

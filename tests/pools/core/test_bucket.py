@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 
@@ -625,6 +625,25 @@ def test_a_connection_that_becomes_idle_is_given_up_for_a_bucket_that_waits(make
             assert threading.active_count() == before
     assert 1 == maker.most
     assert not budget.hungry
+
+
+def test_a_bucket_that_always_has_waiters_does_not_get_every_place(maker):
+    """Of two places that become free, one goes to who has waited longest, and the next to another bucket's waiter."""
+    budget = Budget(2)
+    crowded, other = (maker.bucket(capacity=5, budget=budget, checkout_timeout=5) for _ in range(2))
+    for _ in range(20):
+        held = [crowded.checkout(), crowded.checkout()]
+        with ThreadPoolExecutor(4) as threads:
+            many = [threads.submit(crowded.checkout) for _ in range(3)]
+            eventually(lambda: crowded.stats()["waiting"] == 3)
+            one = threads.submit(other.checkout)
+            eventually(lambda: other.stats()["waiting"] == 1)
+            for entry in held:
+                crowded.discard(entry)
+            other.discard(one.result(20))
+            for served in as_completed(many, 20):
+                crowded.discard(served.result())
+    assert 2 == maker.most
 
 
 async def test_a_place_that_becomes_free_beside_a_return_is_not_forgotten(maker):
