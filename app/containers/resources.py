@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from app.pools.core.booleans import read_booleans
 from app.pools.core.settings import HTTPPoolSettings, SQLPoolSettings, ZMQPoolSettings, config_file, read_config_file
 from app.pools.errors import ConfigError
 from app.pools.http_pool import HTTPConfig
@@ -127,7 +128,7 @@ class Resources(BaseSettings):
         if not isinstance(value, Mapping):
             return value
         try:
-            return _BUILDERS[kind](dict(value))
+            return _BUILDERS[kind](read_booleans(_CLASSES[kind], dict(value)))
         except KeyError as missing:
             raise ConfigError(f"[{kind}.{name}] has no {missing.args[0]!r}; add it to {config_file()}") from None
         except (TypeError, ValueError) as error:
@@ -170,6 +171,13 @@ def _socket(fields: dict[str, Any]) -> SocketConfig:
     return SocketConfig(fields.pop("type"), fields.pop("endpoint"), **fields)
 
 
+_CLASSES: dict[str, type[Any]] = {
+    "databases": DatabaseConfig,
+    "apis": HTTPConfig,
+    "peers": SocketConfig,
+    "publishers": SocketConfig,
+    "sockets": SocketConfig,
+}
 _BUILDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "databases": _database,
     "apis": _api,

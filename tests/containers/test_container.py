@@ -185,6 +185,39 @@ def test_resources_come_from_the_environment_above_the_file(tmp_path: Path, monk
     assert str(tmp_path / "other.db") == container.databases.two.config.database
 
 
+@pytest.mark.parametrize("word", ["no", "off", "false", "False", "0"])
+def test_the_environment_says_no_as_for_a_setting(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A boolean of a named resource is read as pydantic reads those of the settings."""
+    for name, value in {
+        "DATABASES__ONE__URL": "sqlite:///one.db",
+        "DATABASES__ONE__FOREIGN_KEYS": word,
+        "APIS__ONE__BASE_URL": "https://host",
+        "APIS__ONE__VERIFY": word,
+        "SOCKETS__ONE__TYPE": "PULL",
+        "SOCKETS__ONE__ENDPOINT": "tcp://127.0.0.1:5555",
+        "SOCKETS__ONE__ALLOW_PLAINTEXT": word,
+        "PUBLISHERS__ONE__ENDPOINT": "tcp://127.0.0.1:5556",
+        "PUBLISHERS__ONE__BIND": word,
+    }.items():
+        monkeypatch.setenv(f"POOLWIRE_{name}", value)
+    resources = Resources()
+
+    assert resources.config("databases", "one").foreign_keys is False
+    assert resources.config("apis", "one").verify is False
+    assert resources.config("sockets", "one").allow_plaintext is False
+    assert resources.config("publishers", "one").bind is False
+
+
+@pytest.mark.parametrize("value", ["maybe", "2"])
+def test_what_says_neither_yes_nor_no_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the table and the option."""
+    monkeypatch.setenv("POOLWIRE_DATABASES__ONE__URL", "sqlite:///one.db")
+    monkeypatch.setenv("POOLWIRE_DATABASES__ONE__READONLY", value)
+
+    with pytest.raises(ConfigError, match=r"\[databases.one\].*readonly=.*True or False"):
+        Resources().config("databases", "one")
+
+
 def test_key_files_named_in_the_file_encrypt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_endpoint: str
 ) -> None:

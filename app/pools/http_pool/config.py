@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from pydantic import SecretStr
 from requests.utils import get_netrc_auth
 
+from app.pools.core.booleans import require_booleans
 from app.pools.core.keys import pickled_by_fields
 from app.pools.core.redaction import HIDDEN
 from app.pools.errors import ConfigError
@@ -135,6 +136,7 @@ class HTTPConfig:
         put(self, "_hash", hash(self._key))
 
     def _check(self) -> None:
+        require_booleans(self)
         for name in (*_POSITIVE, *_NOT_NEGATIVE, *_OPTIONAL):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.pools.core.booleans import boolean, require_booleans
 from app.pools.core.keys import pickled_by_fields
 from app.pools.errors import ConfigError
 from app.pools.sql_pool.certificates import SYSTEM
@@ -26,7 +27,6 @@ MEMORY = ":memory:"
 _ONE_OF = {"backend": Backend, "sslmode": TLSMode, "journal_mode": JournalMode, "synchronous": Synchronous}
 _SQLITE_ONLY = frozenset({"readonly", "busy_timeout", "foreign_keys", "journal_mode", "synchronous"})
 _SQLITE_OPTIONS = _SQLITE_ONLY | {"application_name", "database"}
-_BOOLEANS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class DatabaseConfig:
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
+        require_booleans(self)
         for name, allowed in _ONE_OF.items():
             _require(
                 name, getattr(self, name), getattr(self, name) in get_args(allowed), " or ".join(get_args(allowed))
@@ -248,9 +249,9 @@ def _typed(query: Mapping[str, object]) -> dict[str, Any]:
 def _parse(name: str, text: str, kind: str) -> object:
     try:
         if kind == "bool":
-            return _BOOLEANS[text.lower()]
+            return boolean(text)
         if kind.startswith("float"):
             return float(text)
         return int(text) if kind.startswith("int") else text
-    except (KeyError, ValueError):
+    except ValueError:
         raise ConfigError(f"{name}={text!r} in the database URL is not a {kind.split()[0]}") from None

@@ -33,6 +33,7 @@ def test_a_base_url_that_is_not_plain_is_refused(base_url: str) -> None:
         {"auth": ("a", "b", "c")}, {"proxy": "socks5://canary@proxy"},
         {"block_private": True, "proxy": "http://proxy"}, {"timeout": None}, {"timeout": "30"},
         {"timeout": float("nan")}, {"max_retries": True}, {"rate_limit": "1"}, {"max_connections": 2j},
+        {"verify": "false"}, {"verify": 0}, {"block_private": "no"}, {"trust_env": None},
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused(values: dict[str, object]) -> None:

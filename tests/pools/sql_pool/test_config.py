@@ -1,6 +1,8 @@
 """Database configs: keys of connections, built from URLs and fields."""
 
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,26 @@ def test_a_number_given_as_text_is_refused(options: dict[str, Any]) -> None:
     """The error names the field, as for a number that is out of range."""
     with pytest.raises(ConfigError, match=next(iter(options))):
         get_postgresql_config(**options)
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (get_postgresql_config, {"prepared": "false"}),
+        (partial(get_sqlite_config, "x.db"), {"readonly": "false"}),
+        (partial(get_sqlite_config, "x.db"), {"foreign_keys": 0}),
+    ],
+)
+def test_what_is_no_boolean_is_refused(make: Callable[..., DatabaseConfig], option: dict[str, Any]) -> None:
+    """A text such as "false" would count as true."""
+    with pytest.raises(ConfigError, match=f"{next(iter(option))}=.* it must be True or False"):
+        make(**option)
+
+
+def test_a_url_says_a_boolean_in_words() -> None:
+    """The words are those of the settings, in either case."""
+    for word, said in {"no": False, "off": False, "False": False, "0": False, "yes": True, "ON": True}.items():
+        assert DatabaseConfig.from_url(f"sqlite:///x.db?readonly={word}").readonly is said
 
 
 def test_a_url_becomes_a_config() -> None:
