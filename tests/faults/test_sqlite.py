@@ -20,7 +20,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.pools.errors import ConnectionRefused, QueryTimeout
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config, writers
+from tests.support.children import in_child
 from tests.support.waiting import eventually, eventually_async
 
 WRITERS = 8
@@ -200,6 +201,56 @@ def test_a_child_forked_in_a_transaction_is_refused(counter: DatabaseConfig) -> 
             assert forked(use) == 0
 
         assert value(pool, counter) == 10
+
+
+def test_a_child_forked_during_a_pause_uses_the_database(counter: DatabaseConfig) -> None:
+    """What a pause has set aside is closed before a fork, too, so that the file is not in use in the child."""
+    with SQLPool() as pool:
+
+        async def in_between() -> None:
+            async with pool.connection(counter) as connection:
+                await connection.execute(text("SELECT 1"))
+            pool.execute_query(counter, "SELECT 1")
+            pool.pause(counter)
+
+            def use() -> None:
+                pool.resume(counter)
+                pool.execute_query(counter, "UPDATE counter SET value = 7")
+
+            in_child(use)
+            pool.resume(counter)
+
+        asyncio.run(in_between())
+
+        assert value(pool, counter) == 7
+
+
+def test_a_child_forked_while_another_thread_opens_a_database(
+    counter: DatabaseConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that thread holds at the fork keeps the child, which does not have it, from nothing."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(writers.WriterLock):
+        def __init__(self, label: str, path: str | None) -> None:
+            begun.set()
+            assert go_on.wait(60)
+            super().__init__(label, path)
+
+    def use() -> None:
+        go_on.set()
+        with SQLPool() as pool:
+            pool.execute_query(counter, "UPDATE counter SET value = 7")
+
+    monkeypatch.setattr(writers, "WriterLock", Slow)
+    opening = threading.Thread(target=writers.writer_lock, args=("another", str(tmp_path / "another.db")), daemon=True)
+    opening.start()
+    try:
+        assert begun.wait(10)
+        in_child(use)
+    finally:
+        go_on.set()
+        opening.join(10)
 
 
 def test_a_cancelled_task_does_not_keep_the_writer_lock(counter: DatabaseConfig) -> None:

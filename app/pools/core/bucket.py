@@ -325,7 +325,11 @@ class Bucket(Stock[T]):
         """Close what is idle, and what is leased once it is given back; those who come later get new ones."""
         for entry in self._snapshot():
             entry.expires_at = _DOOMED
+        with self._lock:
+            parked, self._parked = self._parked, []
         self._retire_idle()
+        for entry in parked:
+            self._retire(entry)
 
     def forget_after_fork(self) -> list[T]:
         """Start empty in a child process; what the parent opened stays untouched.

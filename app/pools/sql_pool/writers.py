@@ -162,8 +162,29 @@ class _Queue(Bucket[Turnstile]):
         self.serve_waiters()  # it may have been woken for a turn that another can have now
 
 
-_locks: weakref.WeakValueDictionary[str, WriterLock] = weakref.WeakValueDictionary()
-_locks_guard = threading.Lock()
+class _Locks:
+    """The writer locks of this process, each as long as anybody has it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._by_path: weakref.WeakValueDictionary[str, WriterLock] = weakref.WeakValueDictionary()
+
+    def of(self, label: str, path: str) -> WriterLock:
+        """Return the lock of a file, whatever it is called."""
+        real = os.path.realpath(path)
+        forks.register(self)
+        with self._guard:
+            lock = self._by_path.get(real)
+            if lock is None:
+                lock = self._by_path[real] = WriterLock(label, real)
+            return lock
+
+    def forget_after_fork(self) -> None:
+        """Have a guard of the child's own: the parent's may be held by a thread that the child does not have."""
+        self._guard = threading.Lock()
+
+
+_locks = _Locks()
 
 
 def writer_lock(label: str, path: str | None) -> WriterLock:
@@ -173,11 +194,4 @@ def writer_lock(label: str, path: str | None) -> WriterLock:
         label: the database's name, for errors.
         path: the database's file, or ``None`` for a lock of the caller's own.
     """
-    if path is None:
-        return WriterLock(label, None)
-    real = os.path.realpath(path)
-    with _locks_guard:
-        lock = _locks.get(real)
-        if lock is None:
-            lock = _locks[real] = WriterLock(label, real)
-        return lock
+    return WriterLock(label, None) if path is None else _locks.of(label, path)

@@ -504,6 +504,20 @@ def test_a_returned_connection_past_its_end_is_closed(maker):
     assert set() == maker.open
 
 
+def test_clearing_closes_what_a_pause_has_set_aside(maker):
+    """A paused bucket that is cleared has nothing open, and serves with new connections afterwards."""
+    bucket = maker.bucket()
+    bucket.give_back(bucket.checkout())
+    bucket.pause()
+    bucket.clear()
+
+    assert not maker.open
+    bucket.resume()
+    entry = bucket.checkout()
+    assert 1 == entry.resource
+    bucket.give_back(entry)
+
+
 def test_a_forked_child_starts_empty(maker):
     """A child's bucket hands out connections of its own, and returning the parent's closes nothing."""
     bucket = maker.bucket(capacity=2)
