@@ -24,12 +24,15 @@ def root_certificate(config: DatabaseConfig) -> str | None:
     ``~/.postgresql/root.crt`` if there is one.
 
     Raises:
-        ConfigError: a file that the config names cannot be read, or it checks the server's certificate against none.
+        ConfigError: a file that the config names cannot be read, the key in it has a passphrase, or the server's
+            certificate is checked against none.
     """
     if config.sslmode == "disable" or is_socket(config):
         return None
     for option in ("sslrootcert", "sslcert", "sslkey"):
         _require_readable(option, getattr(config, option))
+    for option in ("sslcert", "sslkey"):
+        _require_open(option, getattr(config, option))
     named = config.sslrootcert or os.environ.get("PGSSLROOTCERT")
     if named:
         return named
@@ -78,3 +81,12 @@ def _require_readable(option: str, file: str | None) -> None:
     if not (os.path.isfile(file) and os.access(file, os.R_OK)):
         advice = f", or write {SYSTEM!r} for the authorities of the operating system" if option == "sslrootcert" else ""
         raise ConfigError(f"{option}={file!r} is no file that can be read; correct the path{advice}")
+
+
+def _require_open(option: str, file: str | None) -> None:
+    """Refuse a key with a passphrase: OpenSSL would ask the terminal for it, and the event loop would stand still."""
+    if file is not None and b"ENCRYPTED" in Path(file).read_bytes():
+        raise ConfigError(
+            f"the key in {option}={file!r} has a passphrase, which nobody is asked for; store it without one, "
+            "readable by its owner only"
+        )

@@ -24,6 +24,10 @@ JournalMode = Literal["WAL", "DELETE", "TRUNCATE", "MEMORY"]
 Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
 
 MEMORY = ":memory:"
+_FILES = ("sslrootcert", "sslcert", "sslkey")
+_LONGEST = (2**31 - 1) / 1000
+"""Seconds: what PostgreSQL and SQLite take as a time, 24 days."""
+_TIME = f"seconds above 0, at most {int(_LONGEST)}"
 _ONE_OF = {"backend": Backend, "sslmode": TLSMode, "journal_mode": JournalMode, "synchronous": Synchronous}
 _SQLITE_ONLY = frozenset({"readonly", "busy_timeout", "foreign_keys", "journal_mode", "synchronous"})
 _SQLITE_OPTIONS = _SQLITE_ONLY | {"application_name", "database"}
@@ -72,24 +76,38 @@ class DatabaseConfig:
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
+        for name in _FILES:
+            file = getattr(self, name)
+            object.__setattr__(self, name, os.fspath(file) if isinstance(file, os.PathLike) else file)
         require_booleans(self)
-        for name, allowed in _ONE_OF.items():
-            _require(
-                name, getattr(self, name), getattr(self, name) in get_args(allowed), " or ".join(get_args(allowed))
-            )
-        _require("database", self.database, bool(self.database), "a name or a path")
-        port = self.port
-        _require("port", port, port is None or (isinstance(port, int) and 0 < port < 65536), "an int, 1 to 65535")
-        for name in ("connect_timeout", "busy_timeout"):
-            _require(name, getattr(self, name), _positive(getattr(self, name)), "seconds above 0")
-        limit = self.statement_timeout
-        _require("statement_timeout", limit, limit is None or _positive(limit), "seconds above 0, or None for no limit")
+        self._check_texts()
+        self._check_numbers()
         root, mode = self.sslrootcert, self.sslmode
         _require("sslmode", mode, root != SYSTEM or mode == "verify-full", f"'verify-full' with sslrootcert={SYSTEM!r}")
         object.__setattr__(self, "password", _secret(self.password))
         key = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
         # Computed once: a config is looked up at each query.
         object.__setattr__(self, "_hash", hash(key))
+
+    def _check_texts(self) -> None:
+        for name, allowed in _ONE_OF.items():
+            value = getattr(self, name)
+            _require(name, value, value in get_args(allowed), " or ".join(get_args(allowed)))
+        _require("database", self.database, _is_text(self.database, self.backend), "a name or a path")
+        _require("application_name", self.application_name, _is_text(self.application_name or "-"), "a text")
+        for name in ("host", "username", *_FILES):
+            value = getattr(self, name)
+            _require(name, value, value is None or _is_text(value), "a text, or None")
+        _require("readonly", self.readonly, not (self.readonly and self.in_memory), f"False for {MEMORY!r}")
+
+    def _check_numbers(self) -> None:
+        port = self.port
+        known = port is None or (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536)
+        _require("port", port, known, "an int, 1 to 65535")
+        for name in ("connect_timeout", "busy_timeout"):
+            _require(name, getattr(self, name), _is_time(getattr(self, name)), _TIME)
+        limit = self.statement_timeout
+        _require("statement_timeout", limit, limit is None or _is_time(limit), f"{_TIME}, or None for no limit")
 
     def __hash__(self) -> int:
         return self._hash
@@ -125,6 +143,11 @@ class DatabaseConfig:
         backend = parsed.get_backend_name()
         if backend == "sqlite":
             _refuse_unknown("sqlite", values, _SQLITE_OPTIONS)
+            if parsed.host is not None:
+                raise ConfigError(
+                    f"the database URL names the host {parsed.host!r}, and SQLite has none; write sqlite:///library.db "
+                    "for a file in the working folder, sqlite:////var/library.db for an absolute path"
+                )
             return get_sqlite_config(parsed.database or MEMORY, **values)
         if backend in ("postgresql", "postgres"):
             return get_postgresql_config(
@@ -157,7 +180,7 @@ class DatabaseConfig:
         return f"postgresql://{self.host}:{self.port}/{self.database}"
 
 
-def get_sqlite_config(path: str | os.PathLike[str], **options: Any) -> DatabaseConfig:
+def get_sqlite_config(path: str | bytes | os.PathLike[str], **options: Any) -> DatabaseConfig:
     """Return the config of a SQLite file.
 
     Args:
@@ -169,7 +192,8 @@ def get_sqlite_config(path: str | os.PathLike[str], **options: Any) -> DatabaseC
     Raises:
         ConfigError: an option is unknown or its value not allowed.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
+    _require("path", name, bool(name), f"a file, or {MEMORY!r}")
     database = name if name == MEMORY else str(Path(name).expanduser().absolute())
     return _config("sqlite", {"database": database, **options}, _SQLITE_OPTIONS)
 
@@ -221,8 +245,16 @@ def _secret(password: object) -> SecretStr | None:
     raise ConfigError(f"the password must be a str or a SecretStr, not {type(password).__name__}")
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST
+
+
+def _is_text(value: object, backend: Backend = "postgresql") -> bool:
+    """Say whether a value is a text that has a letter, and that the libraries in C and PostgreSQL take as it is."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    # A file's name may have bytes that are no UTF-8, which Python writes as surrogates.
+    return backend == "sqlite" or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _require(name: str, value: object, fulfilled: bool, allowed: str) -> None:

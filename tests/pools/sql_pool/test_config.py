@@ -1,5 +1,6 @@
 """Database configs: keys of connections, built from URLs and fields."""
 
+import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -130,6 +131,48 @@ def test_what_is_no_boolean_is_refused(make: Callable[..., DatabaseConfig], opti
     """A text such as "false" would count as true."""
     with pytest.raises(ConfigError, match=f"{next(iter(option))}=.* it must be True or False"):
         make(**option)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"statement_timeout": 1e9}, {"connect_timeout": 1e300}, {"connect_timeout": True}, {"port": True},
+        {"application_name": 5}, {"application_name": "a\0b"}, {"application_name": "a\udce4"}, {"username": 5},
+        {"host": 5}, {"host": ""}, {"database": "x\0y"}, {"database": 5}, {"sslcert": 5},
+    ],
+)  # fmt: skip
+def test_what_postgresql_would_refuse_is_refused(options: dict[str, Any]) -> None:
+    """A config that no attempt to connect could succeed with names the field, instead of a timeout later."""
+    with pytest.raises(ConfigError, match=f"^{next(iter(options))}="):
+        get_postgresql_config(**options)
+
+
+def test_what_sqlite_would_take_for_something_else_is_refused() -> None:
+    """An empty path, which is a private database, one of bytes it cannot have, and a memory that nobody can fill."""
+    with pytest.raises(ConfigError, match="path='' is not allowed"):
+        get_sqlite_config("")
+    with pytest.raises(ConfigError, match="database="):
+        get_sqlite_config("a\0b.db")
+    with pytest.raises(ConfigError, match="readonly=True"):
+        get_sqlite_config(":memory:", readonly=True)
+    with pytest.raises(ConfigError, match="busy_timeout="):
+        get_sqlite_config("x.db", busy_timeout=1e10)
+
+
+def test_a_file_may_be_given_as_a_path_or_as_bytes(tmp_path: Path) -> None:
+    """The config has its text, so that both are one key, also of a name that is no UTF-8."""
+    name = b"\xff.db"
+
+    assert get_sqlite_config(bytes(tmp_path / "x.db")) == get_sqlite_config(tmp_path / "x.db")
+    assert get_sqlite_config(bytes(tmp_path) + b"/" + name).database == str(tmp_path / os.fsdecode(name))
+    assert get_postgresql_config(sslcert=Path("/c.pem")) == get_postgresql_config(sslcert="/c.pem")
+
+
+@pytest.mark.parametrize("url", ["sqlite://library.db", "sqlite://./library.db", "sqlite://localhost/library.db"])
+def test_a_sqlite_url_with_a_slash_too_few_is_refused(url: str) -> None:
+    """It names a host, and was a database in memory, or another file than it says."""
+    with pytest.raises(ConfigError, match=r"write sqlite:///library\.db"):
+        DatabaseConfig.from_url(url)
 
 
 def test_a_url_says_a_boolean_in_words() -> None:

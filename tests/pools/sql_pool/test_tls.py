@@ -70,6 +70,7 @@ async def test_encryption_that_the_server_does_not_offer_is_refused(pool: SQLPoo
 
 
 NO_FILE = r"sslrootcert='/no/such\.pem' is no file that can be read; correct the path, or write 'system'"
+LOCKED = r"the key in sslkey='\S+locked\.pem' has a passphrase"
 NO_ROOT = r"sslmode='verify-\w+' needs sslrootcert: the file of the certificate authority, or 'system'"
 
 
@@ -82,6 +83,8 @@ NO_ROOT = r"sslmode='verify-\w+' needs sslrootcert: the file of the certificate 
         ({"sslmode": "verify-ca"}, NO_ROOT),
         ({"sslmode": "verify-full"}, NO_ROOT),
         ({"sslmode": "require", "sslcert": "/no/c.pem", "sslkey": "/no/k.pem"}, r"sslcert='/no/c\.pem' is no file"),
+        ({"sslmode": "prefer", "sslcert": str(TLS / "client.pem"), "sslkey": str(TLS / "locked.pem")}, LOCKED),
+        ({"sslmode": "require", "sslcert": str(TLS / "client.pem"), "sslkey": str(TLS / "locked.pem")}, LOCKED),
         ({"sslmode": "verify-full", "sslrootcert": __file__}, "certificate"),
         ({"sslmode": "verify-full", "sslrootcert": "system"}, "certificate verify failed"),
     ],
