@@ -35,7 +35,7 @@ from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.sqlite_driver import SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
-from app.pools.sql_pool.sync_side import Retry, SyncSide
+from app.pools.sql_pool.sync_side import Retry, SyncSide, require_count
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,11 @@ class SQLPool(ManagedPool):
             params: a sequence for ``?``, a mapping for ``:name``.
             batch: how many rows are fetched at a time.
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
+
+        Raises:
+            ConfigError: ``batch`` is no int from 1 up.
         """
+        require_count(batch)
         return self._sync(config).stream(sql, params, batch, timeout)
 
     def stream_async(
@@ -210,6 +214,7 @@ class SQLPool(ManagedPool):
         timeout: float | None = None,
     ) -> AsyncIterator[Row]:
         """Do what ``stream`` does, for ``async for``."""
+        require_count(batch)
         return self._async(config).stream(sql, params, batch, timeout)
 
     # Leases
@@ -323,6 +328,7 @@ class SQLPool(ManagedPool):
         return side
 
     def _make_sync(self, config: DatabaseConfig) -> SyncSide:
+        _check_class(config)
         if config.backend == "sqlite":
             return SyncSide(SQLiteDriver(config, self._memory_name), self._limits, config.label, self._budget(config))
         from app.pools.sql_pool.psycopg_driver import PsycopgDriver  # only who uses PostgreSQL needs the extra
@@ -346,6 +352,7 @@ class SQLPool(ManagedPool):
         return side
 
     def _make_async(self, config: DatabaseConfig) -> AsyncSide:
+        _check_class(config)
         if config.backend == "sqlite":
             threads = self._sync(config)
             assert isinstance(threads.driver, SQLiteDriver)
@@ -439,6 +446,14 @@ class SQLPool(ManagedPool):
         for side in self._sides():
             side.bucket.forget_after_fork()
         self._reset()
+
+
+def _check_class(config: object) -> None:
+    if not isinstance(config, DatabaseConfig):  # not shown: it may be a URL, password and all
+        raise TypeError(
+            f"a DatabaseConfig is needed, not {type(config).__name__}; get_sqlite_config(path) and "
+            "DatabaseConfig.from_url(url) make one"
+        )
 
 
 _default = DefaultPool(SQLPool)

@@ -156,12 +156,12 @@ class PsycopgDriver:
         if cursor is None:
             cursor = record.cursor = ReusedCursor(record.raw, row_factory=rows_of)
         try:
-            cursor.execute(statement.text, params or None)
+            cursor.execute(statement.text, params or statement.no_values)
         except psycopg.errors.FeatureNotSupported as error:
             if not is_outdated(error) or self.in_transaction(record):
                 raise
             forget_prepared(record.raw)
-            cursor.execute(statement.text, params or None)
+            cursor.execute(statement.text, params or statement.no_values)
         result = cursor.pgresult
         if result is None:
             return []
@@ -183,7 +183,7 @@ class PsycopgDriver:
                 cursor.executemany(statement.text, rows)
                 return
             for row in rows:  # executemany() takes each % for a placeholder, whether there are any or not
-                cursor.execute(statement.text, row or None)
+                cursor.execute(statement.text, row or statement.no_values)
 
     def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Store many rows by COPY, in one transaction."""
@@ -200,7 +200,7 @@ class PsycopgDriver:
             yield from _sent_in_batches(record.raw, statement, params, batch)
             return
         with record.raw.transaction(), record.raw.cursor("poolwire_stream", row_factory=rows_of) as cursor:
-            cursor.execute(statement.text, params or None)
+            cursor.execute(statement.text, params or statement.no_values)
             while rows := cursor.fetchmany(batch):
                 yield rows
 
@@ -246,7 +246,7 @@ def _sent_in_batches(
     size = batch if psycopg.capabilities.has_stream_chunked() else 1
     with raw.transaction(), raw.cursor(row_factory=rows_of) as cursor:
         raw.note(statement.text)
-        sent = cast(Generator[Any, None, None], cursor.stream(statement.text, params or None, size=size))
+        sent = cast(Generator[Any, None, None], cursor.stream(statement.text, params or statement.no_values, size=size))
         with closing(sent) as found:
             while rows := list(islice(found, batch)):
                 yield rows

@@ -32,7 +32,7 @@ class Row(tuple[Any, ...]):
 
     def _asdict(self) -> dict[str, Any]:
         """Return the row as a mapping from column name to value."""
-        return dict(zip(self._fields, self, strict=True))
+        return {name: self[position] for name, position in self._positions.items()}
 
     def __repr__(self) -> str:
         return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self._fields, self, strict=True))})"

@@ -94,6 +94,8 @@ class Statement:
     """How many it has."""
     is_query: bool
     """Whether a cursor can be declared for it on PostgreSQL."""
+    no_values: tuple[()] | None
+    """What stands for no values at all: ``None`` unless it has placeholders, which psycopg would then not look for."""
     shape: tuple[object, type[Row]] = (None, Row)
     """How a driver described the columns of its last result, and the class of those rows."""
 
@@ -102,7 +104,8 @@ class Statement:
 
         Raises:
             KeyError: a named placeholder has no value.
-            TypeError: values by name for a text without named placeholders, or by position for one with them.
+            TypeError: values by name for a text without named placeholders, or by position for one with them; or one
+                value by itself.
         """
         if isinstance(params, Mapping):
             if params and not self.names:
@@ -116,9 +119,11 @@ class Statement:
                 f"the statement has :name placeholders ({', '.join(self.names)}): pass a mapping, "
                 f"not a {type(params).__name__}"
             )
-        if isinstance(params, str | bytes):
+        if params is None:
+            return ()
+        if _is_one_value(params):
             raise TypeError(f"parameters are a sequence or a mapping; for one value write ({params!r},)")
-        return () if params is None else params
+        return params
 
 
 class Bound:
@@ -171,16 +176,20 @@ def _in_order_of(columns: Sequence[str], row: Parameters) -> Sequence[Any]:
 
     Raises:
         KeyError: a row by name has no value for a column.
-        TypeError: the row is a string, each letter of which would be a value.
+        TypeError: the row is no sequence, or a string, each letter of which would be a value.
     """
     if isinstance(row, Mapping):
         missing = [name for name in columns if name not in row]
         if missing:
             raise KeyError(f"a row has no value for the column(s) {', '.join(missing)}")
         return tuple([row[name] for name in columns])
-    if isinstance(row, str | bytes):
+    if _is_one_value(row):
         raise TypeError(f"a row is a sequence or a mapping; for one value write ({row!r},)")
     return row
+
+
+def _is_one_value(values: object) -> bool:
+    return isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__")
 
 
 @lru_cache(maxsize=4096)
@@ -191,9 +200,12 @@ def prepare(sql: str, style: Style) -> Statement:
     elsewhere is a literal question mark.
 
     Raises:
+        TypeError: it is no text.
         ValueError: the text mixes both kinds of placeholders, has SQLite's numbered ones for another database, or
             copies from or to the client.
     """
+    if not isinstance(sql, str):
+        raise TypeError(f"the statement is a str, not {type(sql).__name__}; connection() executes SQLAlchemy's own")
     if style != "qmark" and _COPY.match(sql, _first_word(sql)[1]):
         raise ValueError("COPY from or to the client is no statement to execute; use copy_rows() to store rows")
     pieces = list(_pieces(sql, style))
@@ -228,6 +240,7 @@ def prepare(sql: str, style: Style) -> Statement:
         plain=not (names or residue),
         placeholders=len(placeholders),
         is_query=reads and keyword in _QUERIES,
+        no_values=() if placeholders else None,
     )
 
 

@@ -36,6 +36,12 @@ def require_known(retry: object) -> None:
         )
 
 
+def require_count(batch: object) -> None:
+    """Raise ``ConfigError`` for a ``batch`` that is no number of rows."""
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        raise ConfigError(f"batch={batch!r} is not allowed; it must be an int from 1 up")
+
+
 class SyncSide:
     """Connections of one database for threads.
 

@@ -11,6 +11,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text
@@ -133,6 +134,7 @@ async def test_rows_by_name_are_stored_by_name(pool: SQLPool, notes: DatabaseCon
         (["id", "body"], {"id": 1}, KeyError, "no value for the column.*body"),
         (["id", "body"], "1x", TypeError, "a row is a sequence or a mapping"),
         (["id", "body"], b"1x", TypeError, "a row is a sequence or a mapping"),
+        (["id", "body"], 1, TypeError, "a row is a sequence or a mapping"),
         ("body", ("x",), TypeError, r"for one column write \['body'\]"),
         ([], (), ValueError, "needs the names of the columns"),
     ],
@@ -148,6 +150,41 @@ async def test_rows_that_do_not_fit_their_columns_are_an_error(
     assert bodies(pool, notes) == []
     assert active(pool) == 0
     await pool.stop_async()
+
+
+async def test_placeholders_without_values_are_an_error_that_counts_them(
+    pool: SQLPool, database: DatabaseConfig
+) -> None:
+    """No driver sends a statement whose placeholders nobody has filled."""
+    for missing in ((), [], None):
+        with pytest.raises(Exception, match=r"\b1\b.*\b0\b"):
+            pool.execute_query(database, "SELECT ?", missing)  # type: ignore[arg-type]
+        with pytest.raises(Exception, match=r"\b1\b.*\b0\b"):
+            await pool.execute_query_async(database, "SELECT ?", missing)  # type: ignore[arg-type]
+    assert pool.execute_query(database, "SELECT 7 % 4") == [(3,)]
+    await pool.stop_async()
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, "5", True, None])
+async def test_a_batch_that_is_no_number_of_rows_is_refused(
+    pool: SQLPool, database: DatabaseConfig, batch: Any
+) -> None:
+    """Every driver would make something else of it; the call itself fails, before a connection is leased."""
+    with pytest.raises(ConfigError, match=r"batch=.*must be an int from 1 up"):
+        pool.stream(database, "SELECT 1", batch=batch)
+    with pytest.raises(ConfigError, match=r"batch=.*must be an int from 1 up"):
+        pool.stream_async(database, "SELECT 1", batch=batch)
+
+
+async def test_what_is_no_config_is_refused_unseen(pool: SQLPool) -> None:
+    """A path or a URL in its place is a TypeError that says how to make one, and shows no password."""
+    url: Any = "postgresql://ada:hunter2@db/x"
+    for call in (pool.execute_query, pool.execute_query_async):
+        with pytest.raises(TypeError, match=r"DatabaseConfig is needed, not str.*from_url") as caught:
+            await call(url, "SELECT 1")  # type: ignore[misc]
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(TypeError, match="not str"), pool.connection(url):
+        pass
 
 
 async def test_a_stream_yields_every_row_in_order(pool: SQLPool, notes: DatabaseConfig) -> None:

@@ -32,6 +32,7 @@ def test_a_name_that_is_used_twice_means_the_first() -> None:
     row = row_class(("id", "id", "a b"))((1, 2, 3))
 
     assert (row.id, row["id"], row[1], row["a b"]) == (1, 1, 2, 3)
+    assert row._asdict() == {"id": 1, "a b": 3}
 
 
 def test_an_unknown_column_is_an_error_that_lists_the_columns() -> None:

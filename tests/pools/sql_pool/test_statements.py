@@ -1,6 +1,9 @@
 """SQL texts: their placeholders, and what they do."""
 
+from typing import Any
+
 import pytest
+from sqlalchemy import text
 
 from app.pools.sql_pool.statements import Effect, Style, effect_of, prepare, quoted
 
@@ -85,12 +88,20 @@ def test_names_are_bound_in_the_order_of_the_text() -> None:
         ("SELECT :a", (1,), "pass a mapping"),
         ("SELECT ?", {"a": 1}, "no :name placeholders"),
         ("SELECT ?", "text", r"for one value write \('text',\)"),
+        ("SELECT ?", 5, r"for one value write \(5,\)"),
     ],
 )
 def test_parameters_that_do_not_fit_are_an_error(sql: str, params: object, complaint: str) -> None:
     """The message says what the statement wants."""
     with pytest.raises((KeyError, TypeError), match=complaint):
         prepare(sql, "qmark").bind(params)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sql", [text("SELECT 1"), b"SELECT 1", 1])
+def test_what_is_no_text_is_refused(sql: Any) -> None:
+    """SQLAlchemy's statements are for its connections, and the error says so."""
+    with pytest.raises(TypeError, match=f"not {type(sql).__name__}; connection\\(\\)"):
+        prepare(sql, "format")
 
 
 def test_a_text_has_one_kind_of_placeholder() -> None:
