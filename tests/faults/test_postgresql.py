@@ -348,15 +348,6 @@ def test_a_read_is_retried_only_when_asked_to(
             call.result(20)
 
 
-def test_a_text_that_begins_with_a_read_is_not_written_twice(pool: SQLPool, frail: DatabaseConfig) -> None:
-    """retry="read" repeats no text in which a write follows."""
-    pool.execute_query(frail, "CREATE TABLE followed (n int)")
-    text_of_several = "SELECT 1; INSERT INTO followed VALUES (1); COMMIT; SELECT pg_terminate_backend(pg_backend_pid())"
-    with pytest.raises(DatabaseUnavailable):
-        pool.execute_query(frail, text_of_several, retry="read")
-    assert pool.execute_query(frail, "SELECT count(*) FROM followed") == [(1,)]
-
-
 def best_of(attempts: int, measure: Callable[[], float], enough: float) -> float:
     """Return the best of a few measurements on a machine that may be busy."""
     best = measure()

@@ -60,8 +60,6 @@ class SyncDriver(Driver, Protocol):
     begin: str | None
     """What begins a writing transaction at once, where the driver does not do so by itself."""
     begin_readonly: str | None
-    one_statement: bool
-    """Whether the driver refuses a text of several statements, so that one that reads cannot begin a transaction."""
 
     def engine(self, limits: Limits, budget: Budget | None) -> Engine:
         """Make the Engine on a ``LeasePool``."""

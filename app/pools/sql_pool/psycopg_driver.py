@@ -68,7 +68,6 @@ class PsycopgDriver:
     probed = True
     begin: str | None = None
     begin_readonly: str | None = None
-    one_statement = False
     # The one status that is false is IDLE.
     in_transaction = attrgetter("raw.pgconn.transaction_status")
     residue = end_lease = attrgetter("raw.residue")
@@ -167,10 +166,6 @@ class PsycopgDriver:
             return []
         # Not cursor.description, which makes an object for each column.
         rows: list[Row] = cursor.fetchall() if result.nfields else []
-        if not statement.reads:  # but perhaps several statements, of which the last that returned rows counts
-            while cursor.nextset():
-                if cursor.pgresult.nfields:
-                    rows = cursor.fetchall()
         cursor.pgresult = None
         cursor._results.clear()
         cursor._tx.set_pgresult(None)

@@ -36,7 +36,6 @@ class SQLiteDriver:
     probed = False
     begin: str | None = "BEGIN IMMEDIATE"
     begin_readonly: str | None = BEGIN_READONLY
-    one_statement = True
     in_transaction = attrgetter("raw.in_transaction")
     residue = end_lease = attrgetter("raw.residue")
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from app.pools.sql_pool.residue import residue_of
 from app.pools.sql_pool.rows import Row
+from app.pools.sql_pool.scripts import is_script
 from app.pools.sql_pool.wording import bare_words, without_comments
 
 Style = Literal["qmark", "format", "numeric"]
@@ -21,9 +22,9 @@ Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 # What placeholders do not count in, and the placeholders. Where a comment ends is not for a regular expression.
 _TOKEN = r"""
-      (?P<opaque> {quoted} | '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]*
+      (?P<quoted> {quoted} | '(?:[^']|'')*' | "(?:[^"]|"")*"
                 | (?<!\w)\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$ )
-    | (?P<comment> /\* )
+    | (?P<comment> --[^\n]* | /\* )
     | (?P<literal> \?\? )
     | (?P<positional> \? )
     | (?<![:\w]):(?P<name>[A-Za-z_]\w*)
@@ -31,6 +32,9 @@ _TOKEN = r"""
 # A word's last letter is no prefix of a string: LIKE'\' is whole. Brackets are PostgreSQL's arrays, SQLite's quotes.
 _POSTGRESQL = re.compile(_TOKEN.format(quoted=r"(?<!\w)[eE]'(?:[^'\\]|\\.|'')*'"), re.VERBOSE | re.DOTALL)
 _SQLITE = re.compile(_TOKEN.format(quoted=r"`(?:[^`]|``)*` | \[[^\]]*\]"), re.VERBOSE | re.DOTALL)
+_BARE = {"comment": " ", "quoted": " 0 ", "name": " 0 "}
+"""By what a piece is: what stands for it where only the other words count."""
+_REPEATED_END = re.compile(r";\s*;[\s;]*\Z")  # which sqlite3 takes for another statement
 _COMMENT_MARK = re.compile(r"/\*|\*/")
 # Not a comment in a comment, which ends sooner in SQLite than in PostgreSQL: what follows is not known then.
 _LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*(?:(?!/\*).)*?\*/|[(;])*", re.DOTALL)
@@ -201,14 +205,19 @@ def prepare(sql: str, style: Style) -> Statement:
 
     Raises:
         TypeError: it is no text.
-        ValueError: the text mixes both kinds of placeholders, has SQLite's numbered ones for another database, or
-            copies from or to the client.
+        ValueError: the text is one of several statements, mixes both kinds of placeholders, has SQLite's numbered ones
+            for another database, or copies from or to the client.
     """
     if not isinstance(sql, str):
         raise TypeError(f"the statement is a str, not {type(sql).__name__}; connection() executes SQLAlchemy's own")
     if style != "qmark" and _COPY.match(sql, _first_word(sql)[1]):
         raise ValueError("COPY from or to the client is no statement to execute; use copy_rows() to store rows")
     pieces = list(_pieces(sql, style))
+    if is_script("".join(_BARE.get(kind, text) for kind, text in pieces), sqlite=style == "qmark"):
+        raise ValueError(
+            "a call executes one statement, and this text has several; make one call for each, and have them in a "
+            "`with pool.transaction(config)` if they belong together"
+        )
     names = tuple(text for kind, text in pieces if kind == "name")
     placeholders = [kind for kind, _ in pieces if kind in ("name", "positional")]
     if names and len(names) != len(placeholders):
@@ -223,11 +232,11 @@ def prepare(sql: str, style: Style) -> Statement:
     def translate(kind: str, text: str) -> str:
         if kind == "literal":
             return "?"
-        if kind == "text":
+        if kind in ("text", "quoted", "comment"):
             return text.replace("%", "%%") if doubled else text
         return {"qmark": "?", "format": "%s", "numeric": f"${next(numbers)}"}[style]
 
-    text = "".join(translate(kind, text) for kind, text in pieces)
+    text = _REPEATED_END.sub(";", "".join(translate(kind, text) for kind, text in pieces))
     effect, residue = effect_of(sql), residue_of(sql)
     keyword, _ = _first_word(sql)
     reads = effect is Effect.READ and keyword != "SAVEPOINT"
@@ -245,18 +254,15 @@ def prepare(sql: str, style: Style) -> Statement:
 
 
 def _pieces(sql: str, style: Style) -> Iterator[tuple[str, str]]:
-    """Split a text; yield the kind of each piece (``text``, ``literal``, ``positional``, ``name``) and what it says."""
+    """Split a text; yield what each piece is, ``text`` or what ``_TOKEN`` calls it, and what it says."""
     token = _SQLITE if style == "qmark" else _POSTGRESQL
     end = 0
     while match := token.search(sql, end):
         start, end, kind = end, match.end(), match.lastgroup or ""
-        if kind == "comment":
+        if match.group() == "/*":
             end = _end_of_comment(sql, match.start(), nests=style != "qmark")
-        if kind in ("comment", "opaque"):
-            yield "text", sql[start:end]
-        else:
-            yield "text", sql[start : match.start()]
-            yield kind, match["name"] or match.group()
+        yield "text", sql[start : match.start()]
+        yield kind, match["name"] or sql[match.start() : end]
     yield "text", sql[end:]
 
 

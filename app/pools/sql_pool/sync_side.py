@@ -65,7 +65,6 @@ class SyncSide:
         self._style = driver.style
         self._fetch = driver.fetch
         self._in_transaction = driver.in_transaction
-        self._one_statement = driver.one_statement
 
     def execute(
         self,
@@ -89,7 +88,7 @@ class SyncSide:
             if record.transactional:
                 commit_each(self.driver, record)
             rows = self._fetch(record, statement, params)
-            unfinished = not (self._one_statement and statement.reads) and self._in_transaction(record)
+            unfinished = not statement.reads and self._in_transaction(record)
         except BaseException as error:
             self._fail(entry, error)
             raise

@@ -661,20 +661,47 @@ def test_no_result_is_kept(pool: SQLPool, postgres: DatabaseConfig, rows: int, s
     assert entry.resource.cursor is cursor
 
 
-@pytest.mark.parametrize(
-    ("sql", "expected"),
-    [
-        ("SET LOCAL work_mem = '1MB'; SELECT 42", [(42,)]),
-        ("SELECT 1; SELECT 2, 3", [(2, 3)]),
-        ("SELECT 4; CREATE TABLE later (n int)", [(4,)]),
-        ("CREATE TABLE later (n int); INSERT INTO later VALUES (1)", []),
-    ],
-)
-def test_several_statements_return_the_last_rows(
-    pool: SQLPool, postgres: DatabaseConfig, sql: str, expected: list[tuple[object, ...]]
-) -> None:
-    """Of a text of several statements the rows of the last one that has any come back."""
-    assert pool.execute_query(postgres, sql) == expected
+async def test_a_text_of_several_statements_is_refused(pool: SQLPool, database: DatabaseConfig) -> None:
+    """On every database every call for threads and for tasks says what to do instead, and executes none of them."""
+    pool.execute_query(database, "CREATE TABLE several (n int)")
+    several = "INSERT INTO several VALUES (1); INSERT INTO several VALUES (2)"
+    advice = r"one call for each.*pool\.transaction"
+
+    with pytest.raises(ValueError, match=advice):
+        pool.execute_query(database, several)
+    with pytest.raises(ValueError, match=advice):
+        pool.execute_query(database, "SELECT 1; SELECT 2", timeout=20, retry="read")
+    with pytest.raises(ValueError, match=advice):
+        pool.execute_many(database, several, [(), ()])
+    with pytest.raises(ValueError, match=advice):
+        next(iter(pool.stream(database, "SELECT 1; SELECT 2")))
+    with pytest.raises(ValueError, match=advice):
+        await pool.execute_query_async(database, several)
+    with pytest.raises(ValueError, match=advice):
+        await pool.execute_many_async(database, several, [(), ()])
+    assert pool.execute_query(database, "SELECT count(*) FROM several") == [(0,)]
+    await pool.stop_async()
+
+
+async def test_one_statement_may_have_semicolons(pool: SQLPool, database: DatabaseConfig) -> None:
+    """At its end, in what is quoted and commented, and in the body of a trigger or a function."""
+    for one in ("; SELECT ';', 1 AS \"a;b\"; -- ; SELECT 2\n/* ; */", "SELECT ';', 1;; ;\n"):
+        assert pool.execute_query(database, one) == [(";", 1)]
+        assert await pool.execute_query_async(database, one) == [(";", 1)]
+
+    for table in ("watched", "negated"):
+        pool.execute_query(database, f"CREATE TABLE {table} (n int)")
+    body = "INSERT INTO negated VALUES (-new.n); INSERT INTO negated SELECT CASE WHEN true THEN 0 END;"
+    if database.backend == "sqlite":
+        pool.execute_query(database, f"CREATE TRIGGER negates AFTER INSERT ON watched BEGIN {body} END;")
+    else:
+        pool.execute_query(database, f"CREATE RULE negates AS ON INSERT TO watched DO ALSO ({body})")
+        procedure = f"CREATE OR REPLACE PROCEDURE negate(new watched) BEGIN ATOMIC {body} END"
+        pool.execute_query(database, procedure)
+        await pool.execute_query_async(database, f"{procedure};")
+    pool.execute_query(database, "INSERT INTO watched VALUES (7)")
+    assert pool.execute_query(database, "SELECT n FROM negated ORDER BY n") == [(-7,), (0,)]
+    await pool.stop_async()
 
 
 @pytest.mark.parametrize("sql", ["COPY t FROM STDIN", "-- all\ncopy t (a) to  stdout (FORMAT csv)"])

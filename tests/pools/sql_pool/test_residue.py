@@ -249,11 +249,11 @@ def test_a_stream_that_is_left_leaves_no_lock(single: SQLPool, postgres: Databas
 def test_an_unfinished_transaction_is_reported_and_rolled_back(
     single: SQLPool, postgres: DatabaseConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A text that begins a transaction and changes a setting leaves neither, and is told about."""
+    """A text that begins a transaction does not leave it to the next caller, and is told about."""
     with caplog.at_level(logging.WARNING):
-        single.execute_query(postgres, "BEGIN; SET statement_timeout = '7s'")
+        single.execute_query(postgres, "BEGIN ISOLATION LEVEL SERIALIZABLE")
     assert "left unfinished" in caplog.text
-    assert single.execute_query(postgres, "SHOW statement_timeout")[0][0] == "0"
+    assert single.execute_query(postgres, "SHOW transaction_isolation")[0][0] == "read committed"
 
 
 @pytest.mark.parametrize(
