@@ -23,7 +23,7 @@ from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS, residue_of
 from app.pools.sql_pool.rows import Row, row_class
-from app.pools.sql_pool.statements import Statement, Style
+from app.pools.sql_pool.statements import Statement, Style, admit
 
 try:
     import asyncpg
@@ -37,18 +37,45 @@ _ENDED_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03",
 _CANCEL_SECONDS = 2.0
 
 
+_fetch = asyncpg.Connection.fetch
+"""For the pool's own calls, whose texts are noted when they are prepared."""
+
+
 class Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection that knows what its statements have left in the session."""
 
     residue = NOTHING
-
-    # Not `fetch` and its kin, of which the pool's own calls should not be slowed down; SQLAlchemy uses these.
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
         """Execute one statement, or several."""
         self._note(query)
         status: str = await super().execute(query, *args, **options)
         return status
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        """Execute one statement and return its rows."""
+        self._note(query)
+        return await super().fetch(query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+        """Execute one statement and return its first row."""
+        self._note(query)
+        return await super().fetchrow(query, *args, **options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        """Execute one statement and return a value of its first row."""
+        self._note(query)
+        return await super().fetchval(query, *args, **options)
+
+    async def fetchmany(self, query: str, *args: Any, **options: Any) -> Any:
+        """Execute one statement for each set of parameters and return the rows of all."""
+        self._note(query)
+        return await super().fetchmany(query, *args, **options)
+
+    def cursor(self, query: str, *args: Any, **options: Any) -> Any:
+        """Return a cursor on the rows of a statement."""
+        self._note(query)
+        return super().cursor(query, *args, **options)
 
     async def executemany(self, command: str, *args: Any, **options: Any) -> Any:
         """Execute one statement for each set of parameters."""
@@ -70,7 +97,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
             self._loop.call_later(_CANCEL_SECONDS, request.cancel)
 
     def _note(self, query: str) -> None:
-        residue = residue_of(query)
+        residue = admit(query)
         if residue:
             self.residue |= residue
 
@@ -182,7 +209,7 @@ class AsyncpgDriver:
 
     async def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
-        return rows_of(await record.raw.fetch(statement.text, *params))
+        return rows_of(await _fetch(record.raw, statement.text, *params))
 
     async def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, pipelined, in one transaction."""

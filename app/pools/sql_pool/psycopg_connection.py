@@ -6,7 +6,8 @@ from typing import Any, Self
 
 import psycopg
 
-from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
+from app.pools.sql_pool.residue import LASTING, NOTHING
+from app.pools.sql_pool.statements import admit
 
 
 class Connection(psycopg.Connection[Any]):
@@ -15,10 +16,10 @@ class Connection(psycopg.Connection[Any]):
     residue = NOTHING
 
     def note(self, query: Any) -> None:
-        """Take note of a statement that is about to be executed."""
+        """Take note of a statement that is about to be executed, unless it cannot be."""
         if not isinstance(query, str):
             query = query.decode(errors="replace") if isinstance(query, bytes) else query.as_string(self)
-        residue = residue_of(query)
+        residue = admit(query)
         if residue:
             self.residue |= residue
 

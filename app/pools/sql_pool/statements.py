@@ -49,11 +49,7 @@ _STORED_PRAGMA = re.compile(
 _FILE_PRAGMA = re.compile(
     _PRAGMA + r"(?:journal_mode'?\s*[=(]|wal_checkpoint'?\s*[=(]\s*'?(?:FULL|RESTART|TRUNCATE)\b)", re.IGNORECASE
 )
-# Past what is quoted, in which it means nothing.
-_COPY = re.compile(
-    r"""COPY\b(?:[^'";]|'[^']*'|"[^"]*")*?\b(?:FROM\s+STDIN|TO\s+STDOUT)\b""",
-    re.IGNORECASE,
-)
+_COPY = re.compile(r"(?:\A|;)[\s(]*COPY\b[^;]*?\b(?:FROM\s+STDIN|TO\s+STDOUT)\b", re.IGNORECASE)
 _QUERIES = frozenset({"SELECT", "VALUES", "TABLE", "WITH"})
 _CHANGES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|REPLACE(?!\s*\()|MERGE)\b", re.IGNORECASE)
 _INTO = re.compile(r"\bINTO\b", re.IGNORECASE)
@@ -210,8 +206,7 @@ def prepare(sql: str, style: Style) -> Statement:
     """
     if not isinstance(sql, str):
         raise TypeError(f"the statement is a str, not {type(sql).__name__}; connection() executes SQLAlchemy's own")
-    if style != "qmark" and _COPY.match(sql, _first_word(sql)[1]):
-        raise ValueError("COPY from or to the client is no statement to execute; use copy_rows() to store rows")
+    residue = residue_of(sql) if style == "qmark" else admit(sql)
     pieces = list(_pieces(sql, style))
     if is_script("".join(_BARE.get(kind, text) for kind, text in pieces), sqlite=style == "qmark"):
         raise ValueError(
@@ -237,7 +232,7 @@ def prepare(sql: str, style: Style) -> Statement:
         return {"qmark": "?", "format": "%s", "numeric": f"${next(numbers)}"}[style]
 
     text = _REPEATED_END.sub(";", "".join(translate(kind, text) for kind, text in pieces))
-    effect, residue = effect_of(sql), residue_of(sql)
+    effect = effect_of(sql)
     keyword, _ = _first_word(sql)
     reads = effect is Effect.READ and keyword != "SAVEPOINT"
     return Statement(
@@ -251,6 +246,22 @@ def prepare(sql: str, style: Style) -> Statement:
         is_query=reads and keyword in _QUERIES,
         no_values=() if placeholders else None,
     )
+
+
+@lru_cache(maxsize=4096)
+def admit(sql: str) -> int:
+    """Return what a text for PostgreSQL leaves in its session, see ``residue_of``.
+
+    Raises:
+        ValueError: it copies from or to the client. Nobody would feed or read it: asyncpg would wait for ever, and so
+            would who has the connection next.
+    """
+    if _COPY.search(bare_words(sql)):
+        raise ValueError(
+            "COPY from or to the client is no statement to execute; use copy_rows() to store rows, or what the "
+            "driver's connection has for it"
+        )
+    return residue_of(sql)
 
 
 def _pieces(sql: str, style: Style) -> Iterator[tuple[str, str]]:

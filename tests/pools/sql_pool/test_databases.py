@@ -719,6 +719,42 @@ async def test_a_copy_that_nobody_would_feed_or_read_is_refused(
     await pool.stop_async()
 
 
+@pytest.mark.parametrize("call", ["execute", "fetch", "fetchrow", "fetchval", "prepare", "cursor", "exec_driver_sql"])
+@pytest.mark.parametrize("sql", ["COPY t FROM STDIN", "SELECT 1; /* all */ COPY t TO STDOUT"])
+async def test_a_copy_in_a_tasks_lease_is_refused(postgres: DatabaseConfig, call: str, sql: str) -> None:
+    """asyncpg would wait for ever, and so would who has the connection next; what it has for COPY works."""
+    pool = SQLPool(SQLPoolSettings(max_connections=1))
+    await pool.execute_query_async(postgres, "CREATE TABLE t (a int)")
+    async with asyncio.timeout(20):
+        async with pool.connection(postgres) as connection:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            with pytest.raises(ValueError, match=r"use copy_rows\(\)"):
+                await getattr(connection if call == "exec_driver_sql" else raw, call)(sql)
+            await raw.copy_records_to_table("t", records=[(1,), (2,)])
+            await connection.commit()
+        assert await pool.execute_query_async(postgres, "SELECT a FROM t") == [(1,), (2,)]
+    await pool.stop_async()
+
+
+@pytest.mark.parametrize("sql", ["COPY t FROM STDIN", "COPY t TO STDOUT"])
+def test_a_copy_in_a_threads_lease_is_refused(
+    postgres: DatabaseConfig, sql: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs no connection and no complaint about a rollback that failed; what psycopg has for COPY works."""
+    with SQLPool(SQLPoolSettings(max_connections=1)) as pool:
+        pool.execute_query(postgres, "CREATE TABLE t (a int)")
+        with pool.connection(postgres) as connection:
+            with pytest.raises(ValueError, match=r"use copy_rows\(\)"):
+                connection.exec_driver_sql(sql)
+            raw: Any = connection.connection.driver_connection
+            with raw.cursor() as cursor, cursor.copy("COPY t FROM STDIN") as copy:
+                copy.write_row((1,))
+            connection.commit()
+        assert pool.execute_query(postgres, "SELECT a FROM t") == [(1,)]
+        assert discarded(pool) == 0
+    assert caplog.text == ""
+
+
 async def test_none_is_no_parameters(pool: SQLPool, database: DatabaseConfig) -> None:
     """With None in place of the parameters a text without placeholders is executed, for threads and tasks."""
     assert pool.execute_query(database, "SELECT 1", None) == [(1,)]  # type: ignore[arg-type]

@@ -102,6 +102,13 @@ async def by_driver_connection_async(pool: SQLPool, config: DatabaseConfig, sql:
         await raw.execute(sql)
 
 
+async def by_driver_fetch_async(pool: SQLPool, config: DatabaseConfig, sql: str) -> None:
+    async with pool.connection(config) as connection:
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        await raw.fetch(sql)
+
+
 async def by_session_async(pool: SQLPool, config: DatabaseConfig, sql: str) -> None:
     async with pool.session(config) as session:
         await session.execute(text(sql))
@@ -118,6 +125,7 @@ ASYNC_WAYS = [
     SQLPool.execute_query_async,
     by_connection_async,
     by_driver_connection_async,
+    by_driver_fetch_async,
     by_session_async,
     by_engine_async,
 ]
