@@ -121,21 +121,15 @@ class AsyncpgDriver:
     def engine(self, limits: Limits, budget: Budget | None) -> AsyncEngine:
         """Make the AsyncEngine on a ``LeasePool``."""
         config = self.config
-        # SQLAlchemy prepares each statement under a name, unless the name is empty and the cache off.
-        unprepared = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
         return create_async_engine(
             URL.create("postgresql+asyncpg", host=config.host, port=config.port, database=config.database),
-            async_creator=self._connect_for_engine,
-            connect_args={} if config.prepared else unprepared,
+            async_creator=self.connect,
             poolclass=LeasePool,
             label=f"{config.label} (async)",
             limits=limits,
             driver=self,
             budget=budget,
         )
-
-    async def _connect_for_engine(self, *args: Any, **ignored: Any) -> Any:
-        return await self.connect()
 
     async def connect(self) -> Any:
         """Open a connection. Raises asyncpg's errors, ``OSError`` and ``TimeoutError``."""
