@@ -195,7 +195,7 @@ class AsyncpgDriver:
             return cause.sqlstate in _PERMANENT_STATES
         if isinstance(cause, ssl.SSLError) and "certificate" in str(cause).lower():
             return True
-        if isinstance(cause, ConfigError) or "rejected SSL upgrade" in str(cause):
+        if isinstance(original, ConfigError) or "rejected SSL upgrade" in str(cause):
             return True
         return not isinstance(cause, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,19 +56,47 @@ def tls_context(config: DatabaseConfig) -> ssl.SSLContext:
         ConfigError: as ``root_certificate``, or a file is not what it should be.
     """
     root = root_certificate(config)
-    try:
+    with _named(root, config):
         context = ssl.create_default_context(cafile=None if root == SYSTEM else root)
         context.check_hostname = config.sslmode == "verify-full"
         if root is None:
             context.verify_mode = ssl.CERT_NONE  # as libpq: encrypted, to whomever
         if config.sslcert is not None:
-            context.load_cert_chain(config.sslcert, config.sslkey)
+            _load_client_certificate(context, config)
+    return context
+
+
+def require_client_certificate(config: DatabaseConfig) -> None:
+    """Raise ``ConfigError`` for a client's certificate that cannot be used.
+
+    libpq says so only if it comes to use it, and goes without TLS first, or instead, in the modes that allow that.
+    """
+    root = root_certificate(config)
+    if config.sslcert is None or config.sslmode == "disable" or is_socket(config):
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with _named(root, config):
+        if config.sslkey is None:  # libpq has a usual place for it
+            context.load_verify_locations(config.sslcert)
+        else:
+            _load_client_certificate(context, config)
+
+
+def _load_client_certificate(context: ssl.SSLContext, config: DatabaseConfig) -> None:
+    # With a password, so that nobody is asked for one at the terminal.
+    context.load_cert_chain(config.sslcert or "", config.sslkey, password="")
+
+
+@contextmanager
+def _named(root: str | None, config: DatabaseConfig) -> Iterator[None]:
+    """Turn a failure to load files into one that names them."""
+    try:
+        yield
     except (OSError, ValueError) as error:  # of which ssl's own is a kind
         raise ConfigError(
             f"the certificates cannot be used: {error}; sslrootcert={root!r}, sslcert={config.sslcert!r} and "
             f"sslkey={config.sslkey!r} must be PEM files"
         ) from error
-    return context
 
 
 def is_socket(config: DatabaseConfig) -> bool:

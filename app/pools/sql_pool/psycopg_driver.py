@@ -16,7 +16,7 @@ from sqlalchemy import URL, Engine, create_engine
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import MissingDriver
-from app.pools.sql_pool.certificates import root_certificate
+from app.pools.sql_pool.certificates import require_client_certificate, root_certificate
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
@@ -43,7 +43,8 @@ _CANCEL_SECONDS = 0.4
 # libpq reports a failed start without an SQLSTATE; these will not pass by themselves.
 _PERMANENT = re.compile(
     r"password authentication failed|no password supplied|database \".*\" does not exist|role \".*\" does not exist"
-    r"|no pg_hba.conf entry|is not permitted to log in|SSL was required|certificate|permission denied for database",
+    r"|no pg_hba.conf entry|is not permitted to log in|SSL was required|certificate|private key"
+    r"|permission denied for database",
     re.IGNORECASE,
 )
 # What a server says, in its own language, begins with a severity, a colon and two spaces; a network's failure does not.
@@ -91,8 +92,9 @@ class PsycopgDriver:
         )
 
     def connect(self) -> psycopg.Connection[Any]:
-        """Open a connection. Raises ``psycopg.Error``."""
+        """Open a connection. Raises ``psycopg.Error`` and ``ConfigError``."""
         config = self.config
+        require_client_certificate(config)
         options: dict[str, Any] = {
             "host": config.host,
             "port": config.port,

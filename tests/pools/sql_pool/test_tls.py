@@ -110,6 +110,42 @@ async def test_certificates_that_cannot_be_used_are_refused_alike(
     await pool.stop_async()
 
 
+@pytest.mark.parametrize("server", ["encrypted", "postgres"])
+@pytest.mark.parametrize("sslmode", ["allow", "prefer", "require"])
+@pytest.mark.parametrize("useless", ["sslcert", "sslkey"])
+async def test_a_clients_certificate_that_is_none_is_refused_at_once(
+    pool: SQLPool, request: pytest.FixtureRequest, tmp_path: Path, server: str, sslmode: str, useless: str
+) -> None:
+    """Both drivers name the files after one attempt, also in the modes that would do without, and without TLS."""
+    no_certificate = tmp_path / "none.pem"
+    no_certificate.write_text("no certificate")
+    no_certificate.chmod(0o600)
+    files = {"sslcert": str(TLS / "client.pem"), "sslkey": str(TLS / "client.pem"), useless: str(no_certificate)}
+    config = replace(request.getfixturevalue(server), sslmode=sslmode, **files)
+    message = rf"certificates cannot be used.*{useless}='{no_certificate}'"
+
+    with pytest.raises(ConnectionRefused, match=message):
+        pool.execute_query(config, "SELECT 1")
+    with pytest.raises(ConnectionRefused, match=message):
+        await pool.execute_query_async(config, "SELECT 1")
+    assert [figures["connect_attempts"] for figures in pool.get_stats()["pools"].values()] == [1, 1]
+    await pool.stop_async()
+
+
+def test_a_key_that_others_may_read_is_refused_at_once(
+    pool: SQLPool, encrypted: DatabaseConfig, tmp_path: Path
+) -> None:
+    """libpq insists that a key is private, and is asked once."""
+    mine = tmp_path / "client.pem"
+    shutil.copy(TLS / "client.pem", mine)
+    mine.chmod(0o666)
+    config = replace(encrypted, sslmode="require", sslcert=str(mine), sslkey=str(mine))
+
+    with pytest.raises(ConnectionRefused, match="private key"):
+        pool.execute_query(config, "SELECT 1")
+    assert [figures["connect_attempts"] for figures in pool.get_stats()["pools"].values()] == [1]
+
+
 @pytest.mark.parametrize("place", ["home", "environment"])
 async def test_the_usual_root_file_is_found(
     pool: SQLPool, encrypted: DatabaseConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
