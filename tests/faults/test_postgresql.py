@@ -756,6 +756,27 @@ def test_a_connection_made_before_a_pause_waits_as_well(frail_server: EmbeddedPo
             assert call.result(20) == [(1,)]
 
 
+@pytest.mark.parametrize("way", ["execute_query", "execute_query_async"])
+def test_a_paused_database_is_not_connected_to(frail_server: EmbeddedPostgres, frail: DatabaseConfig, way: str) -> None:
+    """A pause ends the attempts to reach a server that is down for callers who wait; they go on with resume()."""
+
+    def call() -> object:
+        if way == "execute_query":
+            return pool.execute_query(frail, "SELECT 1")
+        return asyncio.run(pool.execute_query_async(frail, "SELECT 1"))
+
+    frail_server.stop("immediate")
+    with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=60)) as pool, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(call)
+        eventually(lambda: any(side.bucket.failed_attempts > 1 for side in pool._sides()))
+        pool.pause(frail)
+        eventually(lambda: not any(side.bucket._connecting for side in pool._sides()))
+        assert sum(len(side.bucket._waiters) for side in pool._sides()) == 1
+        frail_server.start()
+        pool.resume(frail)
+        assert answer.result(60) == [(1,)]
+
+
 def test_a_new_event_loop_gets_connections_of_its_own(
     pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
 ) -> None:

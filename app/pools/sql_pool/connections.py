@@ -192,7 +192,7 @@ class ConnectionBucket(Bucket[Record]):
     def still_wanted(self, place: Entry[Record]) -> bool:
         """Say whether an opener shall try again: if somebody waits, and no other one is at it. Else it leaves."""
         with self._lock:
-            wanted = bool(self._waiters) and self._connecting == 1 and not self._closed
+            wanted = bool(self._waiters) and self._connecting == 1 and not (self._closed or self._paused)
         if not wanted:
             self._free(place)
         return wanted
