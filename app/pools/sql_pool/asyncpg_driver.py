@@ -183,7 +183,10 @@ class AsyncpgDriver:
         else:
             if record.probe is not None:
                 record.probe.cut()  # the loop may stand still for long, and the place is another's from now on
-            loop.call_soon_threadsafe(raw.terminate)
+            try:
+                loop.call_soon_threadsafe(raw.terminate)
+            except RuntimeError:  # it was closed meanwhile
+                _close_without_loop(raw)
 
     def permanent(self, error: Exception) -> bool:
         """Say whether a failure to connect will not pass by itself."""

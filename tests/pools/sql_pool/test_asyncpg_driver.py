@@ -173,6 +173,23 @@ def test_connections_of_a_closed_loop_are_closed_on_the_server(
     assert pool.get_stats()["metrics"]["total_connections"] == 0
 
 
+def test_a_loop_that_closes_while_its_connection_is_closed_is_no_error(
+    pool: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that closes a connection whose event loop seemed open, and was not any more, closes it all the same."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(pool.execute_query_async(postgres, "SELECT 1"))
+    (bucket,) = (side.bucket for side in pool._sides())
+    loop.close()
+    answers = iter([False])  # to the driver
+    monkeypatch.setattr(loop, "is_closed", lambda: next(answers, True))
+
+    bucket.clear()
+
+    eventually(lambda: backends(postgres_server) == 0)
+    assert pool.get_stats()["metrics"]["total_connections"] == 0
+
+
 def test_connections_of_a_loop_that_stands_still_are_closed_for_threads(
     pool: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres
 ) -> None:
