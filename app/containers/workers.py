@@ -27,8 +27,9 @@ class DaemonWorkers:
         self._lock = threading.Lock()
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
-        """Run ``function`` in a thread; the future has its result or its error."""
+        """Run ``function`` in a thread; the future has its result or its error, and cannot be cancelled."""
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # else nobody could set its result once its waiter was cancelled
         with self._lock:
             if self._idle:
                 self._idle -= 1
