@@ -214,12 +214,16 @@ class SyncSide:
                 raise
             self._end(entry)
             return result
-        with Watch(started + timeout, lambda: driver.cancel(record), lambda: driver.cut(record)) as watch:
-            failure: BaseException | None = None
-            try:
-                result = self._work(work, statement, record, interruption)
-            except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
-                failure = error
+        failure: BaseException | None = None
+        try:
+            with Watch(started + timeout, lambda: driver.cancel(record), lambda: driver.cut(record)) as watch:
+                try:
+                    result = self._work(work, statement, record, interruption)
+                except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
+                    failure = error
+        except RuntimeError:  # before the work began: there can be no more threads, and the watchdog needs one
+            self.bucket.give_back(entry)
+            raise
         if watch.expired:
             # The server may still act on the cancel a moment later, and hit who has the connection next.
             self.bucket.discard(entry)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.pools.sql_pool import watchdog
+from app.pools.sql_pool import DatabaseConfig, SQLPool, watchdog
 from app.pools.sql_pool.watchdog import GRACE, Cutoff, Watch, remind
 from tests.support.waiting import eventually
 
@@ -76,6 +76,22 @@ def test_a_watchdog_that_could_not_start_is_started_by_the_next_call(monkeypatch
             is_cut()
 
     assert is_cut()
+
+
+def test_a_call_that_nobody_can_watch_gives_its_connection_back(
+    pool: SQLPool, database: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails, and while its failure is still being looked at its connection is the next caller's."""
+    pool.execute_query(database, "SELECT 1")
+    with monkeypatch.context() as patched:
+        failing_start(patched, "poolwire-sql-watchdog")
+        with pytest.raises(RuntimeError, match="new thread") as caught:
+            pool.execute_query(database, "SELECT 1", timeout=20)
+
+    assert pool.get_stats()["metrics"]["active_connections"] == 0
+    assert pool.execute_query(database, "SELECT 1", timeout=20) == [(1,)]
+    assert pool.get_stats()["metrics"]["pool_misses"] == 1
+    del caught
 
 
 @pytest.mark.parametrize(
