@@ -24,6 +24,7 @@ from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS, residue_of
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style, admit
+from app.pools.sql_pool.unhurried import Unhurried
 
 try:
     import asyncpg
@@ -33,8 +34,6 @@ except ImportError as error:
 # Wrong password, unknown role, unknown database, no right to connect.
 _PERMANENT_STATES = frozenset({"28P01", "28000", "3D000", "42501"})
 _ENDED_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
-
-_CANCEL_SECONDS = 2.0
 
 
 _fetch = asyncpg.Connection.fetch
@@ -87,14 +86,8 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
         self._note(query)
         return await super().prepare(query, **options)
 
-    def _clean_tasks(self) -> None:
-        """Give the requests that end a statement some time, although the connection is closed.
-
-        asyncpg would cancel them at once. One that is just connecting complains of that to the event loop, and the
-        statement goes on at the server.
-        """
-        for request in self._cancellations:
-            self._loop.call_later(_CANCEL_SECONDS, request.cancel)
+    def _cancel_current_command(self, *waiters: Any) -> None:
+        self._cancellations.add(Unhurried(self._cancel(*waiters), self._loop))
 
     def _note(self, query: str) -> None:
         residue = admit(query)
@@ -138,19 +131,29 @@ class AsyncpgDriver:
         if config.statement_milliseconds is not None:
             server_settings["statement_timeout"] = str(config.statement_milliseconds)
         options: dict[str, Any] = {} if config.prepared else {"statement_cache_size": 0}
-        return await asyncpg.connect(
+        connecting = asyncpg.connect(
             dsn=certificate_of(config),
             host=config.host,
             port=config.port,
             user=config.username,
             password=None if config.password is None else config.password.get_secret_value(),
             database=config.database,
-            timeout=config.connect_timeout,
+            timeout=None,
             ssl=tls_of(config),
             server_settings=server_settings,
             connection_class=Connection,
             **options,
         )
+        attempt = Unhurried(connecting, asyncio.get_running_loop())
+        try:
+            done, _ = await asyncio.wait({attempt}, timeout=config.connect_timeout)
+            if not done:
+                attempt.end()
+                raise TimeoutError(f"the server did not answer within {config.connect_timeout:g} s")
+        except BaseException:
+            attempt.add_done_callback(_drop)
+            raise
+        return attempt.result()
 
     # The pool's part
 
@@ -192,8 +195,6 @@ class AsyncpgDriver:
         """Say whether a failure to connect will not pass by itself."""
         original = getattr(error, "orig", None) or error
         cause = getattr(original, "__cause__", None) or original
-        if isinstance(original, TimeoutError):  # raised from the cancellation that ended the attempt
-            cause = original
         if isinstance(cause, asyncpg.PostgresError):
             return cause.sqlstate in _PERMANENT_STATES
         if isinstance(cause, ssl.SSLError) and "certificate" in str(cause).lower():
@@ -278,6 +279,12 @@ async def _transaction(raw: Connection) -> AsyncIterator[None]:
             await raw.execute("ROLLBACK")
         raise
     await raw.execute("COMMIT")
+
+
+def _drop(attempt: asyncio.Task[Any]) -> None:
+    """Close a connection that nobody waits for any more."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()
 
 
 def _forget_prepared(adapted: Any) -> None:

@@ -47,10 +47,13 @@ async def test_a_connection_knows_its_transport_and_its_loop(pool: SQLPool, post
 
 
 def test_a_connection_has_its_requests_to_cancel_and_cleans_them_up_when_it_closes() -> None:
-    """_cancellations has the tasks that send them, and _cleanup() calls _clean_tasks(), which is the driver's own."""
-    assert "self._cancellations.add(self._loop.create_task(" in inspect.getsource(
-        asyncpg.Connection._cancel_current_command
-    )
+    """_cancellations has the tasks of _cancel(), which fails quietly, and _clean_tasks() cancels them at the end."""
+    begun = inspect.getsource(asyncpg.Connection._cancel_current_command)
+    parameters = list(inspect.signature(asyncpg.Connection._cancel_current_command).parameters)
+    assert "self._cancellations.add(self._loop.create_task(" in begun
+    assert f"self._cancel({', '.join(parameters[1:])})" in begun
+    assert "except Exception:" in inspect.getsource(asyncpg.Connection._cancel)
+    assert "fut.cancel()" in inspect.getsource(asyncpg.Connection._clean_tasks)
     assert "self._clean_tasks()" in inspect.getsource(asyncpg.Connection._cleanup)
 
 
@@ -210,10 +213,13 @@ def test_connections_of_a_loop_that_stands_still_are_closed_for_threads(
 
 
 # uvloop warns of the transports that it closes with itself, and hangs where that warning is an error.
-@pytest.mark.parametrize(
+either_loop = pytest.mark.parametrize(
     "make",
     ["asyncio", pytest.param("uvloop", marks=pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))],
 )
+
+
+@either_loop
 @pytest.mark.parametrize("ending", ["idle", "cancelled", "running"])
 def test_loops_end_quietly_whatever_their_tasks_did(
     postgres: DatabaseConfig,
@@ -239,6 +245,31 @@ def test_loops_end_quietly_whatever_their_tasks_did(
                 runner.run(use())
         gc.collect()  # what is dropped unfinished complains now
     eventually(lambda: backends(postgres_server) == 0)
+    assert caplog.text == ""
+
+
+@either_loop
+@pytest.mark.parametrize("ending", ["connecting", "timeout"])
+def test_a_loop_that_ends_while_a_socket_is_opened_says_nothing(
+    postgres: DatabaseConfig, caplog: pytest.LogCaptureFixture, make: str, ending: str
+) -> None:
+    """However far an attempt to connect has come, or the request that ends a statement after its timeout."""
+    new_loop = pytest.importorskip(make).new_event_loop
+
+    async def use(pool: SQLPool, turns: int) -> None:
+        if ending == "timeout":
+            await pool.execute_query_async(postgres, "SELECT 1")
+            with pytest.raises(QueryTimeout):
+                await pool.execute_query_async(postgres, "SELECT pg_sleep(20)", timeout=0.05)
+        else:
+            asyncio.create_task(pool.execute_query_async(postgres, "SELECT 1"))  # noqa: RUF006 - the loop ends it
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    for turns in range(12 if ending == "timeout" else 24):
+        with SQLPool(SQLPoolSettings(max_connections=2)) as pool, asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(use(pool, turns))
+    gc.collect()
     assert caplog.text == ""
 
 
