@@ -207,13 +207,16 @@ class NativeSide(AsyncSide):
 
     async def _fail(self, entry: Entry[Record], error: BaseException) -> None:
         """Give a connection back after a failure: a faulty statement does not cost it, nor does a cancellation."""
-        record = entry.resource
-        if self.driver.lost(record, error):
+        record, driver = entry.resource, self.driver
+        if driver.lost(record, error):
             self.bucket.suspect_idle()
             self.bucket.discard(entry)
             if isinstance(error, Exception):
                 raise DatabaseUnavailable(f"the connection to {self.label} was lost: {reason(error)}") from error
-        elif isinstance(error, Exception) and not (self._in_transaction(record) or self.driver.residue(record)):
+        elif isinstance(error, Exception) and not (
+            # An answer that came once it is idle would be taken for its end.
+            driver.awaited(record) or self._in_transaction(record) or driver.residue(record)
+        ):
             self.bucket.give_back(entry)
         else:
             cleaning = self._clean(entry)

@@ -236,6 +236,10 @@ class AsyncpgDriver:
         answer: bool = record.raw.is_in_transaction()
         return answer
 
+    def awaited(self, record: Record) -> bool:
+        """Say whether the server's answer to a cancelled statement is still to come."""
+        return bool(record.raw._cancellations)
+
     async def clean(self, record: Record) -> bool:
         """Roll back and reset the settings; say whether there was nothing else left.
 

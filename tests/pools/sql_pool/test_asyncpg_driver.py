@@ -107,9 +107,12 @@ async def test_a_stream_left_early_ends_quietly(
 @pytest.mark.parametrize("failure", [FileNotFoundError("rows.csv"), TimeoutError("of the rows")], ids=repr)
 @pytest.mark.parametrize("call", ["execute_many", "copy_rows"])
 async def test_an_error_of_the_callers_rows_is_not_the_connections(
-    pool: SQLPool, postgres: DatabaseConfig, call: str, failure: Exception
+    postgres: DatabaseConfig, call: str, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reaches the caller as it is, stores nothing, and costs no connection."""
+    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    # With one connection whoever comes next waits for it, should the server's answer not be there yet.
+    pool = SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=20))
 
     def rows() -> Iterator[tuple[Any, ...]]:
         yield (1,)
@@ -126,6 +129,11 @@ async def test_an_error_of_the_callers_rows_is_not_the_connections(
 
     assert caught.value is failure
     assert failure.__context__ is None
+    (entry,) = pool._async(postgres).bucket._entries
+    assert entry.resource.probe is not None
+    if call == "copy_rows":  # its answer may come at any time: here before the next caller has its turn
+        eventually(entry.resource.probe.readable)
+    del entry
     assert await pool.execute_query_async(postgres, "SELECT count(*) FROM t") == [(0,)]
     assert await pool.execute_query_async(postgres, "SELECT pg_backend_pid()") == before
     await pool.stop_async()
