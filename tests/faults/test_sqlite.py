@@ -280,6 +280,7 @@ def test_a_statement_that_takes_too_long_is_interrupted(counter: DatabaseConfig)
     """timeout= ends a SQLite statement too, and leaves neither a thread nor a lease behind."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     with SQLPool() as pool:
+        pool.warm_up(counter)  # who has to connect first may find the time over
         before = threading.active_count()
         with pytest.raises(QueryTimeout):
             pool.execute_query(counter, endless, timeout=0.1)
@@ -432,8 +433,10 @@ def test_a_timeout_ends_the_wait_to_write(numbers: tuple[SQLPool, DatabaseConfig
 def test_a_timeout_ends_the_wait_for_another_process(counter: DatabaseConfig) -> None:
     """The same when it is another process that writes."""
     with another_writer(counter) as writer:
-        with SQLPool() as pool, pytest.raises(QueryTimeout):
-            pool.execute_query(counter, "UPDATE counter SET value = 5", timeout=0.1)
+        with SQLPool() as pool:
+            pool.warm_up(counter)
+            with pytest.raises(QueryTimeout):
+                pool.execute_query(counter, "UPDATE counter SET value = 5", timeout=0.1)
         assert writer.poll() is None
 
     with SQLPool() as pool:

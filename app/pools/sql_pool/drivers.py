@@ -137,5 +137,8 @@ class AsyncDriver(EngineDriver, Protocol):
     ) -> AsyncGenerator[list[Row], None]:
         """Yield a query's rows in batches, as the database finds them; closed early, leave its transaction open."""
 
+    def awaited(self, record: Record) -> bool:
+        """Say whether the server has yet to answer something that its caller has given up."""
+
     def lost(self, record: Record, error: BaseException) -> bool:
         """Say whether an error means that the connection is no more."""
