@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -12,11 +13,13 @@ from typing import TypeAlias
 # The code and the offset of the instruction of each frame, in turn, innermost first: flat, because a tuple for
 # each frame costs more than what it holds. Frames themselves would keep every local variable of the caller alive,
 # and a line number costs a look-up: both wait until rendering.
-CallSite: TypeAlias = "tuple[CodeType | int, ...] | int"
+CallSite: TypeAlias = "tuple[CodeType | int, ...] | int | str"
 """Where a lease was checked out, with the thread behind it if there is one frame alone; or, for a lease that ends with
-a call of its thread, that thread's identifier: what the thread is doing says it, and the checkout need not look."""
+a call of its thread, that thread's identifier: what the thread is doing says it, and the checkout need not look; or the
+name of a task that runs nothing but the pool's own coroutine, for no frame of its maker's is left by then."""
 
 _OUR_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 _getframe = sys._getframe
 # What hands leases on: the pools and containers, `ExitStack`, and the wrappers that `inject` compiles from text.
 _inner: tuple[str, ...] = (
@@ -42,11 +45,11 @@ def _frames(innermost: FrameType | None, depth: int) -> tuple[CodeType | int, ..
     return tuple(site)
 
 
-class _Ours(dict[str, bool]):
-    """Whether a file is one that hands leases on, for each file seen."""
+class _Ours(dict[str, bool | None]):
+    """Whether a file is one that hands leases on, for each file seen; ``None`` for asyncio's, which runs tasks."""
 
-    def __missing__(self, filename: str) -> bool:
-        answer = self[filename] = filename.startswith(_inner)
+    def __missing__(self, filename: str) -> bool | None:
+        answer = self[filename] = None if filename.startswith(_ASYNCIO) else filename.startswith(_inner)
         return answer
 
 
@@ -102,13 +105,31 @@ class Surface:
 
 def site_above(frame: FrameType | None) -> CallSite:
     """Return the first frame outside the pools and containers among ``frame`` and its callers, and this thread."""
-    while frame is not None and is_ours[(code := frame.f_code).co_filename]:
+    while frame is not None and (ours := is_ours[(code := frame.f_code).co_filename]):
         frame = frame.f_back
-    return () if frame is None else (code, frame.f_lasti, get_ident())
+    if frame is None:
+        return ()
+    if ours is None and (task := _task()):
+        return task
+    return (code, frame.f_lasti, get_ident())
+
+
+def _task() -> str | None:
+    """Return the running task's name, and its coroutine's, if there is a task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # asyncio runs something else here
+        return None
+    if task is None:
+        return None
+    coroutine = getattr(task.get_coro(), "__qualname__", "its coroutine")
+    return f"{coroutine} in the task {task.get_name()!r}"
 
 
 def render(site: CallSite, frames: int = 8) -> str:
     """Return ``site`` as ``file:line in function <- caller...``, from the first frame outside the pools."""
+    if isinstance(site, str):
+        return site
     flat = _resolved(site, frames)
     parts = [(code, offset) for code, offset in zip(flat[::2], flat[1::2], strict=True) if isinstance(code, CodeType)]
     outside = [part for part in parts if not is_ours[part[0].co_filename]] or parts
@@ -118,7 +139,7 @@ def render(site: CallSite, frames: int = 8) -> str:
     )
 
 
-def _resolved(site: CallSite, depth: int) -> tuple[CodeType | int, ...]:
+def _resolved(site: tuple[CodeType | int, ...] | int, depth: int) -> tuple[CodeType | int, ...]:
     """Return the frames of ``site``, asking its thread if it names one."""
     if isinstance(site, int):
         frame = sys._current_frames().get(site)

@@ -1,7 +1,10 @@
 """Who holds a lease: where it was checked out, and what called that."""
 
+import asyncio
 import contextlib
 import threading
+
+import pytest
 
 from app.pools.core.bucket import Bucket, Limits
 
@@ -68,3 +71,29 @@ def test_an_exit_stack_is_not_taken_for_the_holder():
         told = hold(stack).held()
     assert "contextlib" not in told
     assert "test_holders.py" in told
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, pytest.param("uvloop", id="uvloop")])
+def test_a_task_of_nothing_but_a_checkout_is_told_by_its_name(new_loop):
+    """Where the task runs no code of its maker's, its name and its coroutine stand for that, in any event loop."""
+    make = pytest.importorskip(new_loop).new_event_loop if isinstance(new_loop, str) else new_loop
+    connections = bucket()
+
+    async def main():
+        entry = await asyncio.create_task(connections.checkout_async(), name="reads the books")
+        told = entry.held()
+        connections.give_back(entry)
+        return told
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        assert "Bucket.checkout_async in the task 'reads the books'" in runner.run(main())
+
+
+async def test_a_callback_of_the_event_loop_is_told_by_its_frames():
+    """What checks out in no task has no name: what is on the stack is told."""
+    connections = bucket()
+    entries = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(lambda: entries.set_result(connections.checkout()))
+    entry = await entries
+    assert "<lambda>" in entry.held()
+    connections.give_back(entry)

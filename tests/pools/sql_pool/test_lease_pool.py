@@ -172,6 +172,22 @@ async def test_who_waits_in_vain_learns_what_the_other_side_holds(database: Data
         assert "that its threads and tasks may have" in str(caught.value)
 
 
+async def test_a_task_of_nothing_but_a_call_is_named(database: DatabaseConfig) -> None:
+    """A call that is a task by itself is the holder by the task's name, for no code of its maker's is running."""
+    slow = (
+        "SELECT pg_sleep(60)"
+        if database.backend == "postgresql"
+        else "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
+    async with SQLPool(SQLPoolSettings(max_connections=1)) as pool:
+        call = asyncio.create_task(pool.execute_query_async(database, slow), name="counts")
+        await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
+        with pytest.raises(PoolTimeout, match=r"SQLPool\.execute_query_async in the task 'counts'"):
+            await pool.execute_query_async(database, "SELECT 1", timeout=0.05)
+        call.cancel()
+        await asyncio.wait({call})
+
+
 async def test_the_task_that_a_thread_of_the_pool_serves_is_named(tmp_path: Path) -> None:
     """The holder of a SQLite connection, or of the writer's turn, is the task that asked, not the pool's thread."""
     file = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.1)
