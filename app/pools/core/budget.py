@@ -64,9 +64,14 @@ class Budget:
         self._served: weakref.WeakSet[Spender] = weakref.WeakSet()
 
     @property
+    def taken(self) -> int:
+        """How many places the buckets have taken together, for connections and for those that are being made."""
+        return len(self._taken)
+
+    @property
     def left(self) -> int:
         """How many places nobody has taken."""
-        return self.capacity - len(self._taken)
+        return self.capacity - self.taken
 
     def join(self, member: Spender) -> None:
         """Let ``member`` be asked for idle connections."""

@@ -308,5 +308,7 @@ class ConnectionBucket(Bucket[Record]):
         return time.monotonic() - min(begun) if begun else None
 
     def stats(self) -> dict[str, Any]:
-        """Return the bucket's figures; times are seconds."""
-        return {**super().stats(), "connect_attempts": self._attempts.made, "connect_failures": self._attempts.failed}
+        """Return the bucket's figures; times are seconds. ``taken`` is what all have of the ``capacity`` together."""
+        figures = super().stats()
+        figures["taken"] = self._size if self._budget is None else self._budget.taken
+        return {**figures, "connect_attempts": self._attempts.made, "connect_failures": self._attempts.failed}

@@ -172,4 +172,6 @@ class LeasePool(Pool):
     def status(self) -> str:
         """Return a line about the pool's connections."""
         figures = self.bucket.stats()
-        return ", ".join(f"{name} {figures[name]}" for name in ("total", "active", "idle", "waiting", "capacity"))
+        return ", ".join(
+            f"{name} {figures[name]}" for name in ("total", "active", "idle", "waiting", "taken", "capacity")
+        )

@@ -429,6 +429,19 @@ async def test_the_cap_holds_for_threads_and_tasks_together(pool: SQLPool, notes
     await pool.stop_async()
 
 
+async def test_the_figures_say_what_threads_and_tasks_have_taken_together(
+    pool: SQLPool, database: DatabaseConfig
+) -> None:
+    """Each side's figures have the cap that both share, and how much of it both have taken."""
+    with pool.connection(database), pool.connection(database):
+        async with pool.connection(database):
+            figures = pool.get_stats()["pools"].values()
+            assert sorted(each["total"] for each in figures) == [1, 2]
+            assert [(each["taken"], each["capacity"]) for each in figures] == [(3, 4)] * 2
+            assert "taken 3, capacity 4" in pool.engine(database).pool.status()
+    await pool.stop_async()
+
+
 def test_a_paused_database_lends_nothing_until_it_is_resumed(pool: SQLPool, notes: DatabaseConfig) -> None:
     """Callers wait while it is paused, and go on afterwards."""
     pool.pause(notes)
