@@ -147,6 +147,35 @@ async def test_a_timeout_begins_with_the_call(file: DatabaseConfig, tmp_path: Pa
         await end([*waiting, *busy])
 
 
+async def test_a_call_for_which_there_is_no_thread_is_not_executed_later(
+    file: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads it fails, and a thread that becomes free gives its connection back, and does no more."""
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith("poolwire-sql_"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async with SQLPool(SQLPoolSettings(max_connections=2, checkout_timeout=20)) as pool:
+        pool.execute_query(file, "CREATE TABLE numbers (number INTEGER)")  # in this thread: the pool's first is busy
+        with pool.connection(file), pool.connection(file):  # so that there are two
+            pass
+        busy = asyncio.create_task(pool.execute_query_async(file, ENDLESS))
+        await eventually_async(lambda: active(pool) == 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", limited)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await pool.execute_query_async(file, "INSERT INTO numbers VALUES (1)")
+        await end([busy])
+        await eventually_async(lambda: active(pool) == 0)
+
+        assert pool.execute_query(file, "SELECT number FROM numbers") == []
+        with pool.connection(file), pool.connection(file):
+            assert active(pool) == 2
+
+
 async def test_a_stream_can_be_left_after_its_pool_was_stopped(file: DatabaseConfig) -> None:
     """Its next row is refused with PoolClosed, its end raises nothing, and its connection is closed."""
     for leave in (lambda rows: rows.aclose(), lambda rows: anext(rows)):

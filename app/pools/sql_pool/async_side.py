@@ -319,7 +319,10 @@ class ThreadedSide(AsyncSide):
         """
         try:
             running = self._executor.submit(call)
-        except RuntimeError:
+        except RuntimeError as error:
+            if "new thread" in str(error):  # could not be started; but one that there is has the call in its queue
+                interruption.interrupt()
+                raise
             if unbegun is not None:
                 unbegun()
             raise PoolClosed("sql") from None
@@ -368,4 +371,5 @@ class _Batches:
         with self._lock:
             self._batches.close()
             if not self._begun:  # nor has it ended then
+                self._begun = True
                 self._threads.bucket.give_back(self._entry)
