@@ -605,20 +605,23 @@ def test_a_timed_out_statement_ends_on_the_server_too(
 
 
 def test_many_threads_share_few_connections_fairly(frail: DatabaseConfig) -> None:
-    """With 24 threads on 4 connections the slowest thread does at least half as much as the fastest."""
+    """With 24 threads on 4 connections the slowest does half as much as the fastest, and none is passed over for long.
 
-    def spread() -> tuple[float, float]:
+    A wait is measured in the leases that others had meanwhile, 200 of which take 0.1 s where threads run when they can.
+    """
+
+    def spread() -> tuple[float, int]:
         with SQLPool(SQLPoolSettings(max_connections=4, checkout_timeout=20)) as pool:
             pool.execute_query(frail, "SELECT 1")
             done = [0] * 24
-            longest = [0.0] * 24
+            longest = [0] * 24
             over = threading.Event()
 
             def client(number: int) -> None:
                 while not over.is_set():
-                    began = time.monotonic()
+                    before = sum(done)
                     entry = pool._sync(frail).bucket.checkout()
-                    longest[number] = max(longest[number], time.monotonic() - began)
+                    longest[number] = max(longest[number], sum(done) - before)
                     try:
                         entry.resource.raw.execute("SELECT pg_sleep(0.002)")
                     finally:
@@ -635,9 +638,9 @@ def test_many_threads_share_few_connections_fairly(frail: DatabaseConfig) -> Non
     results = []
     for _ in range(4):
         results.append(spread())
-        if results[-1][0] >= 0.5 and results[-1][1] < 0.1:
+        if results[-1][0] >= 0.5 and results[-1][1] < 200:
             return
-    pytest.fail(f"share of the slowest thread, longest wait in seconds: {results}")
+    pytest.fail(f"share of the slowest thread, longest wait in others' leases: {results}")
 
 
 @pytest.mark.parametrize("times", [1, 2])
