@@ -772,7 +772,7 @@ def test_a_paused_database_is_not_connected_to(frail_server: EmbeddedPostgres, f
     frail_server.stop("immediate")
     with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=60)) as pool, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(call)
-        eventually(lambda: any(side.bucket.failed_attempts > 1 for side in pool._sides()))
+        eventually(lambda: any(side.bucket._attempts.failed > 1 for side in pool._sides()))
         pool.pause(frail)
         eventually(lambda: not any(side.bucket._connecting for side in pool._sides()))
         assert sum(len(side.bucket._waiters) for side in pool._sides()) == 1

@@ -110,7 +110,7 @@ async def test_an_error_of_the_callers_rows_is_not_the_connections(
     postgres: DatabaseConfig, call: str, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reaches the caller as it is, stores nothing, and costs no connection."""
-    monkeypatch.setattr("app.pools.sql_pool.connections.PROBE_AFTER", 0.0)
+    monkeypatch.setattr("app.pools.sql_pool.suspicion.PROBE_AFTER", 0.0)
     # With one connection whoever comes next waits for it, should the server's answer not be there yet.
     pool = SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=20))
 
