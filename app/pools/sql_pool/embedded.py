@@ -25,10 +25,10 @@ from typing import Any, Literal, Self
 from sqlalchemy import URL
 
 from app.pools.sql_pool.config import DatabaseConfig, get_postgresql_config
+from app.pools.sql_pool.embedded_folders import make_temporary, prepare
 from app.pools.sql_pool.embedded_programs import (
     EmbeddedPostgresError,
     find_programs,
-    open_to_all,
     usable_by_nobody,
 )
 
@@ -39,6 +39,7 @@ _NOBODY = 65534  # the unprivileged user and group that every Linux has
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
 _PR_SET_PDEATHSIG = 1
 _POLL = 0.005
+_BEGUN = "data-begun-"
 
 _SETTINGS = {"shared_buffers": "64MB"}
 # What ends with the process is not worth a wait for the disk.
@@ -54,7 +55,8 @@ class EmbeddedPostgres:
     by an earlier run is started again, with its data, its port and its password.
 
     Args:
-        folder: where its data live; a temporary one, removed by ``close()``, unless given.
+        folder: where its data live, which is empty, new, or made by an earlier run; a temporary one, removed by
+            ``close()``, unless given. If a signal ends the process before, the next temporary server removes it.
         port: the TCP port; a free one unless given.
         settings: settings of ``postgresql.conf``.
         programs: the folder of ``postgres`` and ``initdb``; from ``POOLWIRE_PG_BIN``, the wheel
@@ -73,7 +75,11 @@ class EmbeddedPostgres:
         programs: str | os.PathLike[str] | None = None,
     ) -> None:
         self._temporary = folder is None
-        self.folder = Path(folder or tempfile.mkdtemp(prefix="poolwire-pg-")).absolute()
+        self._mark: int | None = None
+        if folder is None:
+            self.folder, self._mark = make_temporary()
+        else:
+            self.folder = Path(folder).absolute()
         self._drop: dict[str, Any] = (
             {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         )
@@ -163,6 +169,9 @@ class EmbeddedPostgres:
         self.stop("immediate" if self._temporary else "fast")
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self._mark is not None:
+            os.close(self._mark)
+            self._mark = None
 
     def wait(self) -> int:
         """Wait until the server ends by itself; return its exit code."""
@@ -183,7 +192,7 @@ class EmbeddedPostgres:
     # Making it
 
     def _make(self, port: int | None) -> None:
-        self._prepare()
+        prepare(self.folder, self._drop.get("user"))
         self.password = self._kept("password", secrets.token_urlsafe(18))
         self.port = int(self._kept("port", str(port or _free_port())))
         if port is not None and port != self.port:
@@ -191,20 +200,6 @@ class EmbeddedPostgres:
             (self.folder / "port").write_text(str(port))
         if not (self._data / "PG_VERSION").exists():
             self._initialise()
-
-    def _prepare(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EmbeddedPostgresError(f"{self.folder} cannot be made a folder of PostgreSQL: {error}") from error
-        if self._drop:
-            if not open_to_all(self.folder.parent):
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL does not run as root, and the unprivileged user that it runs as cannot enter "
-                    f"{self.folder}; choose a folder outside private ones, such as /tmp/postgres"
-                )
-            os.chown(self.folder, _NOBODY, _NOBODY)
-        self.folder.chmod(0o711 if self._drop else 0o700)
 
     def _kept(self, name: str, value: str) -> str:
         """Return what an earlier run kept under ``name``, or keep ``value``; readable by the owner only."""
@@ -219,18 +214,26 @@ class EmbeddedPostgres:
         return value
 
     def _initialise(self) -> None:
+        """Make the data elsewhere, and put them in their place when they are whole: a kill costs what was begun."""
+        for begun in (self._data, *self.folder.glob(f"{_BEGUN}*")):
+            shutil.rmtree(begun, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=self.folder))
+        if self._drop:
+            os.chown(new, _NOBODY, _NOBODY)
         arguments = ["-U", _USER, "--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}"]
         done = subprocess.run(
-            [self._programs / "initdb", "-D", self._data, *arguments, "-E", "UTF8", "--locale=C", "--no-sync"],
+            [self._programs / "initdb", "-D", new, *arguments, "-E", "UTF8", "--locale=C", "--no-sync"],
             capture_output=True,
             text=True,
             cwd=self.folder,
             env=self._environment(),
             check=False,
+            preexec_fn=_end_with_parent,
             **self._drop,
         )
         if done.returncode:
             raise EmbeddedPostgresError(f"initdb failed in {self.folder}: {done.stderr.strip() or done.stdout.strip()}")
+        new.rename(self._data)
 
     def _launch(self) -> None:
         settings = {
@@ -261,7 +264,7 @@ class EmbeddedPostgres:
         status = self._data / "postmaster.pid"
         while True:
             if self._process.poll() is not None:
-                raise EmbeddedPostgresError(f"PostgreSQL ended as it started: {self._last_words()}")
+                raise EmbeddedPostgresError(self._why_it_ended())
             with suppress(OSError):
                 lines = status.read_text().splitlines()
                 # The eighth line is the state, and the first says whose it is.
@@ -270,6 +273,12 @@ class EmbeddedPostgres:
             if time.monotonic() >= deadline:
                 raise EmbeddedPostgresError(f"PostgreSQL was not ready in time: {self._last_words()}")
             time.sleep(_POLL)
+
+    def _why_it_ended(self) -> str:
+        words = self._last_words()
+        if "Address already in use" in words:
+            return f"port {self.port} is taken by another program; choose another one with port= or --port"
+        return f"PostgreSQL ended as it started: {words}"
 
     def _last_words(self) -> str:
         with open(self.log_file, errors="replace") as log:
