@@ -105,9 +105,12 @@ class Reachability:
         return {"endpoint_up": self.up, "last_error": self.last_error, "reconnects": self.reconnects}
 
 
-def read_events(monitor: zmq.Socket[bytes], *readers: Reachability) -> None:
-    """Tell ``readers`` of the events that a monitor has for them."""
+def read_events(monitor: zmq.Socket[bytes], *readers: Reachability) -> bool:
+    """Tell ``readers`` of the events that a monitor has for them. Returns whether there were any."""
+    any_read = False
     while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
         event, value = struct.unpack_from("=Hi", monitor.recv_multipart()[0])
+        any_read = True
         for reader in readers:
             reader.note(event, value)
+    return any_read

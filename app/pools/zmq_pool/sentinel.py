@@ -59,6 +59,7 @@ class Sentinel:
         self._own_type = Reachability(secured=secured)
         self._other_type = Reachability(secured=secured, stands_in=True)
         self._retry = False
+        self._retrying = False  # then there is an attempt to wait for, which another one would end as a failure
         self._socket, self._monitor = open_idle(context, config, WATCHED)
 
     @staticmethod
@@ -78,16 +79,17 @@ class Sentinel:
         """Take note of the events that are there."""
         if self._monitor.closed:  # it was told to retry as it was dismissed
             return True
-        read_events(self._monitor, self._own_type, self._other_type)
-        if self._retry:
-            self._retry = False
+        if read_events(self._monitor, self._own_type, self._other_type):
+            self._retrying = False
+        if self._retry and not self._retrying:
+            self._retry, self._retrying = False, True
             self._socket.disconnect(self._endpoint)
             self._socket.connect(self._endpoint)
         return True
 
     def retry(self) -> None:
         """Try again, soon, if the peer did not fit the last time: libzmq does not."""
-        if self._own_type.misfit:
+        if self._own_type.misfit and not self._retrying:
             self._retry = True
             attendant.nudge(self)
 
