@@ -50,12 +50,12 @@ class Entry(Generic[T]):
     Attributes:
         resource: the connection; there is none before ``made``.
         made: whether the connection was made.
-        taken_at: when the place was taken, on the monotonic clock.
         expires_at: when it has lived long enough, on the monotonic clock.
         lost: what to call with an entry that was lost; ``None`` once the bucket has done with it.
 
     Args:
         lost: returns what to call with an entry that was lost, or ``None`` if its bucket is gone.
+        taken_at: when the place was taken, on the monotonic clock.
     """
 
     __slots__ = (
@@ -74,10 +74,11 @@ class Entry(Generic[T]):
 
     resource: T
 
-    def __init__(self, lost: Callable[[], Callable[[Entry[T]], None] | None] | None) -> None:
+    # Calls nothing: an interrupt between its lines would leave an entry that is half made, to be reported as lost.
+    def __init__(self, lost: Callable[[], Callable[[Entry[T]], None] | None] | None, taken_at: float = 0.0) -> None:
         self.lost = lost
         self.made = False
-        self.taken_at = time.monotonic()
+        self.taken_at = taken_at
         self.expires_at = NEVER
         self.idle_since = 0.0
         self.leased_at = 0.0

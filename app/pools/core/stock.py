@@ -187,7 +187,7 @@ class Stock(ABC, Generic[T]):
         """Take, under the lock, a place for one more connection, if all caps allow it."""
         if self._size >= self.limits.capacity:
             return None
-        place: Entry[T] = Entry(self._report_loss)
+        place: Entry[T] = Entry(self._report_loss, time.monotonic())
         if self._budget is not None and not self._budget.take(self, place):
             place.lost = None
             return None

@@ -259,7 +259,7 @@ async def test_a_timeout_of_a_real_pool_in_a_task_names_its_holder(config):
 
 def check_facts(refused, key):
     facts = (refused.pool, refused.key, refused.capacity, refused.in_use, refused.waiters, refused.setting)
-    assert ("zmq", key.label, 2, 2, 1, "ZMQ_POOL_MAX_CONNECTIONS") == facts
+    assert ("zmq", key.label, 2, 2, 1, "max_connections of its SocketConfig") == facts
     assert 0.05 <= refused.waited < 30
     assert "in test_a_timeout_of_a_real_pool" in refused.longest_holder
 
