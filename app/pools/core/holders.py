@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import sys
 from threading import get_ident
@@ -14,13 +15,17 @@ from typing import TypeAlias
 # each frame costs more than what it holds. Frames themselves would keep every local variable of the caller alive,
 # and a line number costs a look-up: both wait until rendering.
 CallSite: TypeAlias = "tuple[CodeType | int, ...] | int | str"
-"""Where a lease was checked out, with the thread behind it if there is one frame alone; or, for a lease that ends with
-a call of its thread, that thread's identifier: what the thread is doing says it, and the checkout need not look; or the
-name of a task that runs nothing but the pool's own coroutine, for no frame of its maker's is left by then."""
+"""Where a lease was checked out, with the thread behind it if that is to tell who called the last frame; or, for a
+lease that ends with a call of its thread, that thread's identifier: what the thread is doing says it, and the checkout
+need not look; or the name of a task that runs nothing but the pool's own coroutine, for no frame of its maker's is left
+by then."""
 
 _OUR_OWN = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 _ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 _getframe = sys._getframe
+GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+"""The flags of code that leases for whoever runs it, and then is on no stack: what a context manager is made of."""
+_SUSPENDED = GENERATOR | inspect.CO_COROUTINE
 # What hands leases on: the pools and containers, `ExitStack`, and the wrappers that `inject` compiles from text.
 _inner: tuple[str, ...] = (
     os.path.join(_OUR_OWN, "pools") + os.sep,
@@ -65,7 +70,8 @@ def look_past(*filenames: str) -> None:
 
 
 def checkout_site(skip: int) -> CallSite:
-    """Return the frame outside the pools and containers that checks out, and its thread.
+    """Return the frame outside the pools and containers that checks out, and its thread; with who runs it if it is a
+    generator's.
 
     One frame, because a checkout must stay within a microsecond, and each costs a tenth of one. While that frame
     runs, which it does until the end of a ``with`` block, the thread knows the frames that called it.
@@ -104,14 +110,17 @@ class Surface:
 
 
 def site_above(frame: FrameType | None) -> CallSite:
-    """Return the first frame outside the pools and containers among ``frame`` and its callers, and this thread."""
+    """Return the first frame outside the pools and containers among ``frame`` and its callers, and this thread.
+
+    A generator's frame comes with those that run it, up to the first that is none.
+    """
     while frame is not None and (ours := is_ours[(code := frame.f_code).co_filename]):
         frame = frame.f_back
     if frame is None:
         return ()
     if ours is None and (task := _task()):
         return task
-    return (code, frame.f_lasti, get_ident())
+    return _with_runners(frame) if code.co_flags & GENERATOR else (code, frame.f_lasti, get_ident())
 
 
 def _task() -> str | None:
@@ -124,6 +133,20 @@ def _task() -> str | None:
         return None
     coroutine = getattr(task.get_coro(), "__qualname__", "its coroutine")
     return f"{coroutine} in the task {task.get_name()!r}"
+
+
+def _with_runners(frame: FrameType | None) -> CallSite:
+    """Return a generator's frame and those that run it."""
+    site: list[CodeType | int] = []
+    while frame is not None:
+        code = frame.f_code
+        if not is_ours[code.co_filename]:
+            site += (code, frame.f_lasti)
+            if not code.co_flags & GENERATOR:
+                site.append(get_ident())
+                break
+        frame = frame.f_back
+    return tuple(site)
 
 
 def render(site: CallSite, frames: int = 8) -> str:
@@ -148,12 +171,28 @@ def _resolved(site: tuple[CodeType | int, ...] | int, depth: int) -> tuple[CodeT
         return _frames(frame, depth)
     if len(site) % 2 == 0:
         return site
-    code, offset, thread = site
+    *known, thread = site
+    return (*known, *_callers(known[-2], known[-1], thread, depth))
+
+
+def _callers(
+    code: CodeType | int, offset: CodeType | int, thread: CodeType | int, depth: int
+) -> tuple[CodeType | int, ...]:
+    """Return who called the frame of ``thread`` that executed the instruction at ``offset`` of ``code`` and went on.
+
+    Nobody if it may be another call's: one of several, one that has not come so far, or a coroutine's.
+    """
+    assert isinstance(code, CodeType)
+    assert isinstance(offset, int)
     frame = sys._current_frames().get(thread) if isinstance(thread, int) else None
-    while frame is not None and frame.f_code is not code:
+    found: list[FrameType] = []
+    while frame is not None:
+        if frame.f_code is code:
+            found.append(frame)
         frame = frame.f_back
-    # The thread may be elsewhere in that frame by now; it was called by the same ones.
-    return (code, offset) if frame is None else (code, offset, *_frames(frame.f_back, depth))
+    if len(found) != 1 or found[0].f_lasti <= offset or code.co_flags & _SUSPENDED:
+        return ()
+    return _frames(found[0].f_back, depth)
 
 
 def _line(code: CodeType, offset: object) -> int:

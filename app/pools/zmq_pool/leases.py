@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from app.pools.core.bucket import Bucket, Entry
-from app.pools.core.holders import call_site, is_ours
+from app.pools.core.holders import GENERATOR, call_site, is_ours, site_above
 from app.pools.errors import EndpointBusy, PoolTimeout
 from app.pools.zmq_pool.aio import AsyncSocket
 from app.pools.zmq_pool.outlet import Outlet
@@ -132,9 +132,9 @@ class RequestLease(SharedLease):
         entry.uses += 1
         me = get_ident()
         frame: FrameType | None = _getframe(1)
-        while frame is not None and is_ours[frame.f_code.co_filename]:
+        while frame is not None and is_ours[(code := frame.f_code).co_filename]:
             frame = frame.f_back
-        entry.site = () if frame is None else (frame.f_code, frame.f_lasti, me)
+        entry.site = site_above(frame) if frame is None or code.co_flags & GENERATOR else (code, frame.f_lasti, me)
         self._entry = entry
         socket = entry.resource
         socket._trace[ALONE_AT], _last_lessee[0] = _last_lessee[0] == me, me
