@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 
 from app.pools.errors import ConfigError, ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolTimeout
-from app.pools.sql_pool.failures import forget_frames, reason
+from app.pools.sql_pool.failures import forget_frames, lacks_descriptors, reason
 from app.pools.sql_pool.record import Record
 
 _FIRST_PAUSE = 0.05
@@ -84,7 +84,7 @@ class Attempts:
         self.made += 1
         self.failed += 1
         forget_frames(error)
-        if self._permanent(error):
+        if self._permanent(error) and not lacks_descriptors(error):
             self.failure = None
             verdict = "cannot be connected to" if isinstance(error, ConfigError) else "refuses the connection"
             return ConnectionRefused(f"{self._label} {verdict}: {reason(error)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from collections.abc import Iterator
 
@@ -10,6 +12,15 @@ def reason(error: BaseException) -> str:
     """Return the first line of what a driver says, without the program's own wrapping."""
     text = str(getattr(error, "orig", None) or error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def lacks_descriptors(error: BaseException) -> bool:
+    """Say whether a failure comes of a shortage of file descriptors, which passes, whatever else it looks like."""
+    shortage = (errno.EMFILE, errno.ENFILE)
+    return any(
+        getattr(each, "errno", None) in shortage or any(os.strerror(number) in str(each) for number in shortage)
+        for each in _with_origins(error)
+    )
 
 
 def forget_frames(error: BaseException) -> None:

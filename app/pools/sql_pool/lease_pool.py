@@ -92,7 +92,11 @@ class LeasePool(Pool):
 
     def _create_connection(self) -> Record:
         record = Record(self)
-        self._driver.adopt(record)
+        try:
+            self._driver.adopt(record)
+        except BaseException:
+            self._destroy(record)
+            raise
         return record
 
     def _destroy(self, record: Record) -> None:

@@ -11,6 +11,9 @@ import pytest
 from app.pools.errors import MissingDriver
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.attempts import pauses
+from app.pools.sql_pool.rows import Row
+from tests.support.descriptors import shortage
+from tests.support.waiting import eventually_async
 
 MEGABYTES = 1024 * 1024
 
@@ -39,6 +42,32 @@ def test_a_missing_driver_is_an_error_that_names_the_extra(
     for use in threads if driver == "psycopg" else tasks:
         with pytest.raises(MissingDriver, match=rf"{driver}: pip install 'poolwire\[postgres\]'"):
             use()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("free", [0, 1, 2])
+async def test_a_shortage_of_descriptors_is_waited_out(
+    pool: SQLPool, database: DatabaseConfig, free: int, asynchronous: bool
+) -> None:
+    """A call that finds none for its connection is not refused: it is served once there is one."""
+
+    async def ask() -> list[Row]:
+        if asynchronous:
+            return await pool.execute_query_async(database, "SELECT 1")
+        return await asyncio.to_thread(pool.execute_query, database, "SELECT 1")
+
+    def failures() -> int:
+        return sum(figures["connect_failures"] for figures in pool.get_stats()["pools"].values())
+
+    await ask()  # the drivers read files of their own at their first use
+    pool.engine(database).dispose()
+    await pool.async_engine(database).dispose()
+    with shortage(free) as end:
+        asking = asyncio.create_task(ask())
+        await eventually_async(lambda: failures() or asking.done())
+        end()
+    assert await asking == [(1,)]
+    await pool.stop_async()
 
 
 def test_attempts_to_connect_are_apart_by_random_and_growing_pauses() -> None:

@@ -1,5 +1,6 @@
 """How the connections of a SQLite file are set up, and for how long they wait."""
 
+import os
 import sqlite3
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from app.pools.errors import ConnectionRefused
 from app.pools.sql_pool import SQLPool, SQLPoolSettings, get_sqlite_config
 from app.pools.sql_pool.sqlite_source import Source
 
@@ -38,6 +40,43 @@ async def test_a_connection_has_the_pragmas_of_its_config(
         async with pool.connection(config) as connection:
             assert (await connection.execute(text(f"PRAGMA {pragma}"))).scalar() == value
     await pool.stop_async()
+
+
+@pytest.mark.parametrize(
+    ("path", "readonly", "obstacle"),
+    [
+        ("missing.db", True, "there is no such file, and readonly=True makes none"),
+        ("missing/x.db", False, "there is no folder .*missing"),
+        ("file/x.db", False, "there is no folder .*file"),
+        ("folder", False, "it is a folder"),
+    ],
+)
+async def test_a_file_that_cannot_be_opened_says_why(
+    pool: SQLPool, tmp_path: Path, path: str, readonly: bool, obstacle: str
+) -> None:
+    """SQLite has one sentence for all causes; the error names the one that there is, and comes at once."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    config = get_sqlite_config(tmp_path / path, readonly=readonly)
+
+    with pytest.raises(ConnectionRefused, match=f"unable to open database file: {obstacle}"):
+        pool.execute_query(config, "SELECT 1")
+    with pytest.raises(ConnectionRefused, match=f"unable to open database file: {obstacle}"):
+        await pool.execute_query_async(config, "SELECT 1")
+    with pytest.raises(ConnectionRefused, match=f"unable to open database file: {obstacle}"):
+        async with pool.connection(config):
+            pass
+    assert not (tmp_path / "missing.db").exists()
+    await pool.stop_async()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_says_so(pool: SQLPool, tmp_path: Path) -> None:
+    """The error has the operating system's words."""
+    (tmp_path / "x.db").touch(0o000)
+
+    with pytest.raises(ConnectionRefused, match="unable to open database file: Permission denied"):
+        pool.execute_query(get_sqlite_config(tmp_path / "x.db"), "SELECT 1")
 
 
 def test_the_pragmas_unless_said_otherwise(pool: SQLPool, tmp_path: Path) -> None:
