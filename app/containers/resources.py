@@ -78,6 +78,7 @@ class Resources(BaseSettings):
         except (SettingsError, ValueError) as error:
             raise ConfigError(f"the named resources cannot be read: {error}") from None
         self._refuse_unknown_tables()
+        self._refuse_what_is_no_table()
 
     @classmethod
     def settings_customise_sources(
@@ -112,6 +113,15 @@ class Resources(BaseSettings):
                 near = get_close_matches(table, known, n=1)
                 hint = f"did you mean [{near[0]}]?" if near else f"known are {', '.join(known)}"
                 raise ConfigError(f"{config_file()}: [{table}] is not a table of poolwire; {hint}")
+
+    def _refuse_what_is_no_table(self) -> None:
+        for kind in self.kinds:
+            for name, value in getattr(self, kind).items():
+                if not isinstance(value, (Mapping, _CLASSES[kind])):  # not shown: it may be a URL, password and all
+                    raise ConfigError(
+                        f"[{kind}.{name}] is no table, but {type(value).__name__}; {how_to_configure(kind, name)}; a "
+                        f"variable names the option, too: POOLWIRE_{kind.upper()}__{name.upper()}__..."
+                    )
 
     def config(self, kind: str, name: str) -> Any:
         """Return the configuration object of one resource.

@@ -185,6 +185,20 @@ def test_resources_come_from_the_environment_above_the_file(tmp_path: Path, monk
     assert str(tmp_path / "other.db") == container.databases.two.config.database
 
 
+def test_a_resource_that_is_no_table_is_refused_unseen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable without its option, or a table's option without a name, stops the program before it serves."""
+    monkeypatch.setenv("POOLWIRE_DATABASES__LIBRARY", "postgresql://ada:canary@db/x")
+    with pytest.raises(
+        ConfigError, match=r"\[databases.library\] is no table.*POOLWIRE_DATABASES__LIBRARY__"
+    ) as caught:
+        Resources()
+    assert "canary" not in str(caught.value)
+    monkeypatch.delenv("POOLWIRE_DATABASES__LIBRARY")
+
+    with pytest.raises(ConfigError, match=r"\[apis.main\] is no table, but DatabaseConfig"):
+        Resources(apis={"main": get_sqlite_config(":memory:")})
+
+
 @pytest.mark.parametrize("word", ["no", "off", "false", "False", "0"])
 def test_the_environment_says_no_as_for_a_setting(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A boolean of a named resource is read as pydantic reads those of the settings."""

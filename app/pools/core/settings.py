@@ -154,6 +154,15 @@ class SQLPoolSettings(PoolSettings):
     max_lifetime: SecondsOrOff = 1800.0
     """Seconds after which a connection is replaced, less up to 10 % at random; 0 keeps it."""
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        least, most = self.min_connections, self.max_connections
+        if least > most and "min_connections" in self.model_fields_set:  # the default means as many as there may be
+            raise ConfigError(
+                f"SQL_POOL_MIN_CONNECTIONS={least} is above SQL_POOL_MAX_CONNECTIONS={most}; "
+                "lower the one or raise the other"
+            )
+
 
 class HTTPPoolSettings(PoolSettings):
     """Settings of the HTTP pool: ``HTTP_POOL_*``, or ``[http_pool]`` in ``poolwire.toml``."""

@@ -53,6 +53,17 @@ def test_a_bad_value_names_the_variable_and_the_value(
     assert "Set it in the environment, .env or [" in str(caught.value)
 
 
+def test_a_minimum_above_the_maximum_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names both; the default of one gives way to the other."""
+    monkeypatch.setenv("SQL_POOL_MAX_CONNECTIONS", "1")
+    assert SQLPoolSettings().max_connections == 1
+    monkeypatch.setenv("SQL_POOL_MIN_CONNECTIONS", "2")
+
+    with pytest.raises(ConfigError, match="SQL_POOL_MIN_CONNECTIONS=2 is above SQL_POOL_MAX_CONNECTIONS=1"):
+        SQLPoolSettings()
+    assert SQLPoolSettings(max_connections=2).min_connections == 2
+
+
 def test_the_environment_goes_before_dotenv_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three sources the nearest to the process wins, field by field."""
     monkeypatch.chdir(tmp_path)
