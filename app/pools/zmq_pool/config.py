@@ -10,6 +10,7 @@ from typing import Any
 
 import zmq
 
+from app.pools.core.booleans import require_booleans
 from app.pools.core.keys import pickled_by_fields
 from app.pools.errors import ConfigError
 from app.pools.zmq_pool import endpoints
@@ -192,10 +193,7 @@ class SocketConfig:
         return topics
 
     def _check_values(self) -> None:
-        for name in ("bind", "multiplexed", "allow_plaintext"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):  # "false" would count as true
-                raise ConfigError(f"{name}={value!r} is not allowed; it must be True or False")
+        require_booleans(self)
         for name in ("send_timeout", "receive_timeout", "heartbeat", "linger", "subscriber_wait", "leak_threshold"):
             if not self._is_number(name, (int, float), least=0):
                 raise ConfigError(
