@@ -25,15 +25,12 @@ def root_certificate(config: DatabaseConfig) -> str | None:
     ``~/.postgresql/root.crt`` if there is one.
 
     Raises:
-        ConfigError: a file that the config names cannot be read, the key in it has a passphrase, or the server's
-            certificate is checked against none.
+        ConfigError: a file that the config names cannot be read, or it checks the server's certificate against none.
     """
     if config.sslmode == "disable" or is_socket(config):
         return None
     for option in ("sslrootcert", "sslcert", "sslkey"):
         _require_readable(option, getattr(config, option))
-    for option in ("sslcert", "sslkey"):
-        _require_open(option, getattr(config, option))
     named = config.sslrootcert or os.environ.get("PGSSLROOTCERT")
     if named:
         return named
@@ -83,8 +80,12 @@ def require_client_certificate(config: DatabaseConfig) -> None:
 
 
 def _load_client_certificate(context: ssl.SSLContext, config: DatabaseConfig) -> None:
-    # With a password, so that nobody is asked for one at the terminal.
-    context.load_cert_chain(config.sslcert or "", config.sslkey, password="")
+    context.load_cert_chain(config.sslcert or "", config.sslkey, password=_no_passphrase)
+
+
+def _no_passphrase() -> str:
+    """Give none to a key that has one: OpenSSL would ask the terminal, and the event loop would stand still."""
+    raise ConfigError("the key has a passphrase, which nobody is asked for; store it without one")
 
 
 @contextmanager
@@ -110,12 +111,3 @@ def _require_readable(option: str, file: str | None) -> None:
     if not (os.path.isfile(file) and os.access(file, os.R_OK)):
         advice = f", or write {SYSTEM!r} for the authorities of the operating system" if option == "sslrootcert" else ""
         raise ConfigError(f"{option}={file!r} is no file that can be read; correct the path{advice}")
-
-
-def _require_open(option: str, file: str | None) -> None:
-    """Refuse a key with a passphrase: OpenSSL would ask the terminal for it, and the event loop would stand still."""
-    if file is not None and b"ENCRYPTED" in Path(file).read_bytes():
-        raise ConfigError(
-            f"the key in {option}={file!r} has a passphrase, which nobody is asked for; store it without one, "
-            "readable by its owner only"
-        )

@@ -70,7 +70,7 @@ async def test_encryption_that_the_server_does_not_offer_is_refused(pool: SQLPoo
 
 
 NO_FILE = r"sslrootcert='/no/such\.pem' is no file that can be read; correct the path, or write 'system'"
-LOCKED = r"the key in sslkey='\S+locked\.pem' has a passphrase"
+LOCKED = r"the key has a passphrase.*sslkey='\S+locked\.pem'"
 NO_ROOT = r"sslmode='verify-\w+' needs sslrootcert: the file of the certificate authority, or 'system'"
 
 
