@@ -27,7 +27,7 @@ from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, prepare
-from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known
+from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known, require_number
 from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 
 T = TypeVar("T")
@@ -175,6 +175,7 @@ class NativeSide(AsyncSide):
         self, work: Callable[[Record], Awaitable[T]], statement: Statement | None, timeout: float | None
     ) -> T:
         """Do ``work``, which executes ``statement``, with a connection, within ``timeout`` seconds if there is one."""
+        require_number(timeout)
         started = time.monotonic()
         bucket = self.bucket
         entry = await bucket.checkout_async(None if timeout is None else min(timeout, bucket.limits.checkout_timeout))

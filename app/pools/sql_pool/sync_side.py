@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -40,6 +41,12 @@ def require_count(batch: object) -> None:
     """Raise ``ConfigError`` for a ``batch`` that is no number of rows."""
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
         raise ConfigError(f"batch={batch!r} is not allowed; it must be an int from 1 up")
+
+
+def require_number(timeout: float | None) -> None:
+    """Raise ``ConfigError`` for a ``timeout`` that is no number, before anything is taken for the call."""
+    if timeout is not None and math.isnan(timeout):
+        raise ConfigError("timeout=nan is not allowed; it must be seconds, or None")
 
 
 class SyncSide:
@@ -184,6 +191,7 @@ class SyncSide:
 
     def longest_wait(self, timeout: float | None) -> float | None:
         """Return how many seconds a call that may take ``timeout`` waits for a connection."""
+        require_number(timeout)
         return None if timeout is None else min(timeout, self.bucket.limits.checkout_timeout)
 
     def serve(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
+from app.pools.errors import ConfigError
 from app.pools.sql_pool import DatabaseConfig, SQLPool, watchdog
 from app.pools.sql_pool.watchdog import GRACE, Cutoff, Watch, remind
 from tests.support.waiting import eventually
@@ -92,6 +94,57 @@ def test_a_call_that_nobody_can_watch_gives_its_connection_back(
     assert pool.execute_query(database, "SELECT 1", timeout=20) == [(1,)]
     assert pool.get_stats()["metrics"]["pool_misses"] == 1
     del caught
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e10, 1e300])
+def test_a_call_that_may_take_for_ever_harms_no_other(seconds: float) -> None:
+    """A deadline beyond what a thread can wait for is none, and the others are kept."""
+    with Watch(time.monotonic() + seconds, nothing, nothing):
+        assert is_cut()
+
+
+async def test_a_timeout_that_is_no_number_is_refused(pool: SQLPool, database: DatabaseConfig) -> None:
+    """It is the call's fault, in threads and in tasks, and costs no connection."""
+    pool.execute_query(database, "SELECT 1")
+    with pytest.raises(ConfigError, match="timeout=nan"):
+        pool.execute_query(database, "SELECT 1", timeout=math.nan)
+    with pytest.raises(ConfigError, match="timeout=nan"):
+        await pool.execute_query_async(database, "SELECT 1", timeout=math.nan)
+
+    assert pool.get_stats()["metrics"]["active_connections"] == 0
+    await pool.stop_async()
+
+
+def test_calls_that_are_over_are_forgotten_before_their_deadlines() -> None:
+    """However many calls have ended well within their timeouts, few of them are known to the watchdog."""
+    for _ in range(5000):
+        with Watch(time.monotonic() + 1000, nothing, nothing):
+            pass
+
+    eventually(lambda: len(watchdog._watchdog._due) < 1000)
+    assert is_cut()
+
+
+def test_an_interrupted_start_leaves_one_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the thread is being started, before it runs or after, ends neither it nor the watching."""
+    start = threading.Thread.start
+
+    def interrupted_before(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted_after(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    for interrupted in (interrupted_before, interrupted_after):
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                remind(time.monotonic(), nothing)
+    started = watchdog._watchdog._thread
+
+    assert is_cut()
+    assert watchdog._watchdog._thread is started
 
 
 @pytest.mark.parametrize(
