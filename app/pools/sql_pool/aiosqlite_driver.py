@@ -73,7 +73,7 @@ class AiosqliteDriver:
         assert record.dbapi_connection is not None
         record.dbapi_connection.isolation_level = ""
         connection: sqlite.Connection = record.raw._connection
-        connection.lessee = lambda: record.entry.site
+        connection.lessee = lambda: () if (entry := record.lease()) is None else entry.site
 
     def lend(self, record: Record) -> None:
         """Do nothing."""

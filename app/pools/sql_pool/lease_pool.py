@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
+from weakref import ref
 
 import sqlalchemy
 from greenlet import getcurrent
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import Pool, PoolProxiedConnection
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
-from app.pools.core.bucket import Limits
+from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite, Surface, look_past, site_above
 from app.pools.errors import DatabaseUnavailable
@@ -70,6 +72,7 @@ class LeasePool(Pool):
         super().__init__(creator, **options)
         self._driver = driver
         self._surface = Surface()
+        self._leased = threading.local()
         self._asynchronous = asynchronous = self._is_asyncio  # a property of the dialect's, two calls away
         self.bucket = ConnectionBucket(
             label,
@@ -125,7 +128,21 @@ class LeasePool(Pool):
         except Exception:  # noqa: BLE001 - whatever a driver says about it: it does not work
             return False
 
+    def connect(self) -> PoolProxiedConnection:
+        """Lease a connection, by a proxy that holds its entry: nothing else does, so that who loses one loses both."""
+        entry = self._checkout()
+        record = self._leased.record = entry.resource
+        record.lease = ref(entry)
+        proxy: Any = super().connect()
+        proxy.entry = entry
+        return cast(PoolProxiedConnection, proxy)
+
     def _do_get(self) -> Record:
+        """Return what ``connect`` has leased, just before in this thread."""
+        record: Record = self._leased.record
+        return record
+
+    def _checkout(self) -> Entry[Record]:
         timeout, site = _request.get()
         bucket = self.bucket
         if self._asynchronous:
@@ -137,7 +154,6 @@ class LeasePool(Pool):
         else:
             entry = bucket.checkout(timeout, self._surface.site() if site is None else site)
         record = entry.resource
-        record.entry = entry
         if not record.transactional:
             try:
                 self._driver.lend(record)
@@ -149,21 +165,24 @@ class LeasePool(Pool):
                 bucket.suspect_idle()
                 raise DatabaseUnavailable(f"the connection to {bucket.label} was lost: {reason(error)}") from error
             record.transactional = True
-        return record
+        return entry
 
     def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
+        entry = record.lease()
+        if entry is None:
+            return  # lost with its proxy, as the bucket knows
         if record.dbapi_connection is None:
             # SQLAlchemy has closed it, or it is its user's own from now on (``detach``).
             if record.probe is not None:
                 record.probe.close()
-            self.bucket.detach(record.entry)
+            self.bucket.detach(entry)
         elif record._is_hard_or_soft_invalidated():
-            self.bucket.discard(record.entry)
+            self.bucket.discard(entry)
         elif self._driver.end_lease(record):
-            self.cleaner.clean(record.entry)
+            self.cleaner.clean(entry)
         else:
             # Still in the Engine's mode, for the next lease may be another Engine's.
-            self.bucket.give_back(record.entry)
+            self.bucket.give_back(entry)
 
     def dispose(self) -> None:
         """Close the idle connections; those that are leased are closed at their return."""

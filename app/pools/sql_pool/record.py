@@ -15,9 +15,14 @@ from app.pools.sql_pool.probe import Probe
 class Record(_ConnectionRecord):
     """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
 
-    __slots__ = ("cursor", "entry", "probe", "raw", "readable", "transactional")
+    __slots__ = ("cursor", "lease", "probe", "raw", "readable", "transactional")
 
-    entry: Entry[Record]
+    lease: Callable[[], Entry[Record] | None]
+    """Returns the entry as which an Engine has leased it last, unless that was lost.
+
+    It is known weakly, for it refers to the record: an entry that an interrupt made its lessee lose would else be known
+    as lost only once the garbage collector has looked, and its place be missing until then.
+    """
     raw: Any
     """The driver's own connection."""
     cursor: Any
@@ -33,6 +38,7 @@ class Record(_ConnectionRecord):
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
         self.raw = self.driver_connection
+        self.lease = _nobody
         self.cursor = None
         self.probe = None
         self.readable = _never
@@ -41,6 +47,10 @@ class Record(_ConnectionRecord):
     def mark_broken(self) -> None:
         """Have every look at the connection find that it does not work, for its socket may say nothing any more."""
         self.readable = _always
+
+
+def _nobody() -> None:
+    return None
 
 
 def _never() -> bool:
