@@ -15,9 +15,10 @@ import aiosqlite
 import pytest
 from sqlalchemy import text
 
-from app.pools.errors import LeaseLeaked, PoolClosed, PoolTimeout
+from app.pools.errors import DatabaseUnavailable, LeaseLeaked, PoolClosed, PoolTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from app.pools.sql_pool.aiosqlite_connection import Connection
+from tests.support.threads import refuse_threads
 from tests.support.waiting import eventually, eventually_async
 
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
@@ -150,14 +151,7 @@ async def test_a_timeout_begins_with_the_call(file: DatabaseConfig, tmp_path: Pa
 async def test_a_call_for_which_there_is_no_thread_is_not_executed_later(
     file: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the limit of threads it fails, and a thread that becomes free gives its connection back, and does no more."""
-    start = threading.Thread.start
-
-    def limited(thread: threading.Thread) -> None:
-        if thread.name.startswith("poolwire-sql_"):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
+    """At the limit of threads it fails, and nothing is done by a thread that becomes free."""
     async with SQLPool(SQLPoolSettings(max_connections=2, checkout_timeout=20)) as pool:
         pool.execute_query(file, "CREATE TABLE numbers (number INTEGER)")  # in this thread: the pool's first is busy
         with pool.connection(file), pool.connection(file):  # so that there are two
@@ -165,8 +159,8 @@ async def test_a_call_for_which_there_is_no_thread_is_not_executed_later(
         busy = asyncio.create_task(pool.execute_query_async(file, ENDLESS))
         await eventually_async(lambda: active(pool) == 1)
         with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "start", limited)
-            with pytest.raises(RuntimeError, match="new thread"):
+            refuse_threads(patched, "poolwire-sql_")
+            with pytest.raises(DatabaseUnavailable, match="new thread"):
                 await pool.execute_query_async(file, "INSERT INTO numbers VALUES (1)")
         await end([busy])
         await eventually_async(lambda: active(pool) == 0)

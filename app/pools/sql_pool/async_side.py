@@ -28,6 +28,7 @@ from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, prepare
 from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known, require_number
+from app.pools.sql_pool.threads import Call
 from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 
 T = TypeVar("T")
@@ -292,7 +293,7 @@ class ThreadedSide(AsyncSide):
             # Not awaited, for a task that is being cancelled could not.
             try:
                 self._executor.submit(batches.close)
-            except RuntimeError:  # the pool was stopped meanwhile, and its threads with it
+            except RuntimeError:  # the pool was stopped meanwhile, and its threads with it, or there can be no more
                 batches.close()
 
     async def _call(self, work: Callable[[Record], T], statement: Statement | None, timeout: float | None) -> T:
@@ -318,15 +319,16 @@ class ThreadedSide(AsyncSide):
             interruption: the way to end it.
             unbegun: what to do if it never begins.
         """
+        running = Call(call)
         try:
-            running = self._executor.submit(call)
+            self._executor.submit(running)
         except RuntimeError as error:
-            if "new thread" in str(error):  # could not be started; but one that there is has the call in its queue
-                interruption.interrupt()
-                raise
-            if unbegun is not None:
-                unbegun()
-            raise PoolClosed("sql") from None
+            if running.cancel():
+                if unbegun is not None:
+                    unbegun()
+                if self._threads.bucket.closed:
+                    raise PoolClosed("sql") from None
+                raise DatabaseUnavailable(f"no thread can serve {self.label}: {error}") from error
         try:
             return await asyncio.wrap_future(running)
         except asyncio.CancelledError:

@@ -13,7 +13,7 @@ from app.pools.core.bucket import Bucket, Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import CallSite
 from app.pools.core.waiters import Waiter
-from app.pools.errors import ConnectionRefused, PoolClosed, PoolTimeout
+from app.pools.errors import ConnectionRefused, DatabaseUnavailable, PoolClosed, PoolTimeout
 from app.pools.sql_pool.attempts import Attempts, FailedAttempt
 from app.pools.sql_pool.loop_tasks import LoopTasks
 from app.pools.sql_pool.openers import Openers
@@ -160,6 +160,11 @@ class ConnectionBucket(Bucket[Record]):
             places.append(place)
         return places
 
+    @property
+    def closed(self) -> bool:
+        """Whether it hands out nothing more."""
+        return self._closed
+
     # What openers report
 
     def welcome(self, place: Entry[Record], record: Record) -> None:
@@ -200,13 +205,26 @@ class ConnectionBucket(Bucket[Record]):
     def turn_away(self, place: Entry[Record], refusal: ConnectionRefused) -> None:
         """Fail those who wait, for no connection can be had."""
         with self._lock:
-            for waiter in list(self._waiters):
-                own = ConnectionRefused(*refusal.args)  # each raises its own, with its own traceback
-                own.__cause__ = refusal.__cause__
-                waiter.granted = own
-                waiter.wake()
-                self._leave_queue(waiter)
+            self._fail_waiters(refusal)
         self._free(place)
+
+    def go_without(self, place: Entry[Record], reason: RuntimeError) -> None:
+        """Free the place of an opener that could not start; fail those who wait if there is nothing to wait for."""
+        if self._budget is not None:
+            self._budget.withdraw(self)  # or it would be offered the place at once, again and again
+        super()._free(place)
+        with self._lock:
+            if not self._size:
+                self._fail_waiters(DatabaseUnavailable(f"nothing can connect to {self.label}: {reason}"))
+
+    def _fail_waiters(self, error: DatabaseUnavailable) -> None:
+        """Fail, under the lock, all who wait."""
+        for waiter in list(self._waiters):
+            own = type(error)(*error.args)  # each raises its own, with its own traceback
+            own.__cause__ = error.__cause__
+            waiter.granted = own
+            waiter.wake()
+            self._leave_queue(waiter)
 
     def vacate(self, place: Entry[Record]) -> None:
         """Give up the place of an opener that was cancelled."""

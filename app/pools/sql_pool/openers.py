@@ -7,7 +7,6 @@ decides what becomes of that, and whether it goes on.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -18,6 +17,7 @@ from app.pools.errors import ConnectionRefused
 from app.pools.sql_pool.attempts import Attempts, FailedAttempt, pauses
 from app.pools.sql_pool.loop_tasks import LoopTasks
 from app.pools.sql_pool.record import Record
+from app.pools.sql_pool.threads import start_thread
 
 
 class Employer(Protocol):
@@ -34,6 +34,9 @@ class Employer(Protocol):
 
     def vacate(self, place: Entry[Record]) -> None:
         """Give up the place of an opener that was cancelled."""
+
+    def go_without(self, place: Entry[Record], reason: RuntimeError) -> None:
+        """Take back a place for which no opener could be started."""
 
     def desert(self, place: Entry[Record]) -> None:
         """Take back a place that nobody can connect for, nor wait for: their event loop is closed."""
@@ -57,12 +60,30 @@ class Openers:
         """Have one opener connect for each place."""
         for place in places:
             if self._tasks is None:
-                threading.Thread(target=self._open, args=(place,), name="poolwire-sql-connect", daemon=True).start()
+                self._start_thread(place)
                 continue
             try:
                 self._tasks.start_soon(partial(self._open_async, place))
             except RuntimeError:  # the loop was closed with tasks still waiting
                 self._bucket.desert(place)
+
+    def _start_thread(self, place: Entry[Record]) -> None:
+        # Handed over, and not simply known to both: CPython keeps a thread, and what it refers to, if its start is
+        # interrupted, and nobody can tell whether it will run.
+        hand = [place]
+        try:
+            start_thread(partial(self._open_from, hand), "poolwire-sql-connect")
+        except RuntimeError as error:
+            self._bucket.go_without(place, error)
+        except BaseException:
+            if _taken_from(hand) is not None:
+                self._bucket.vacate(place)
+            raise
+
+    def _open_from(self, hand: list[Entry[Record]]) -> None:
+        place = _taken_from(hand)
+        if place is not None:
+            self._open(place)
 
     def _open(self, place: Entry[Record]) -> None:
         for pause in pauses():
@@ -92,3 +113,11 @@ class Openers:
             except asyncio.CancelledError:
                 self._bucket.vacate(place)
                 raise
+
+
+def _taken_from(hand: list[Entry[Record]]) -> Entry[Record] | None:
+    """Take the place out of a hand, unless somebody was faster."""
+    try:
+        return hand.pop()
+    except IndexError:
+        return None

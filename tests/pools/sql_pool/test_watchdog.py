@@ -13,6 +13,7 @@ import pytest
 from app.pools.errors import ConfigError
 from app.pools.sql_pool import DatabaseConfig, SQLPool, watchdog
 from app.pools.sql_pool.watchdog import GRACE, Cutoff, Watch, remind
+from tests.support.threads import interrupt_start, refuse_threads
 from tests.support.waiting import eventually
 
 
@@ -24,18 +25,6 @@ def own_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def nothing() -> None:
     """Do nothing."""
-
-
-def failing_start(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Have threads of a name fail to start, as all do at the system's limit."""
-    start = threading.Thread.start
-
-    def limited(thread: threading.Thread) -> None:
-        if thread.name == name:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", limited)
 
 
 def is_cut() -> bool:
@@ -63,7 +52,7 @@ def test_a_call_is_cut_although_no_thread_can_cancel_it(
 ) -> None:
     """At the limit of threads a call ends after the grace, and so does the next one."""
     with monkeypatch.context() as patched:
-        failing_start(patched, "poolwire-sql-cancel")
+        refuse_threads(patched, "poolwire-sql-cancel")
         assert is_cut()
     assert "can't start new thread" in caplog.text
 
@@ -73,7 +62,7 @@ def test_a_call_is_cut_although_no_thread_can_cancel_it(
 def test_a_watchdog_that_could_not_start_is_started_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call whose deadline nobody can watch fails at once, and those after it are watched again."""
     with monkeypatch.context() as patched:
-        failing_start(patched, "poolwire-sql-watchdog")
+        refuse_threads(patched, "poolwire-sql-watchdog")
         with pytest.raises(RuntimeError, match="new thread"):
             is_cut()
 
@@ -86,7 +75,7 @@ def test_a_call_that_nobody_can_watch_gives_its_connection_back(
     """It fails, and while its failure is still being looked at its connection is the next caller's."""
     pool.execute_query(database, "SELECT 1")
     with monkeypatch.context() as patched:
-        failing_start(patched, "poolwire-sql-watchdog")
+        refuse_threads(patched, "poolwire-sql-watchdog")
         with pytest.raises(RuntimeError, match="new thread") as caught:
             pool.execute_query(database, "SELECT 1", timeout=20)
 
@@ -127,18 +116,9 @@ def test_calls_that_are_over_are_forgotten_before_their_deadlines() -> None:
 
 def test_an_interrupted_start_leaves_one_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the thread is being started, before it runs or after, ends neither it nor the watching."""
-    start = threading.Thread.start
-
-    def interrupted_before(thread: threading.Thread) -> None:
-        raise KeyboardInterrupt
-
-    def interrupted_after(thread: threading.Thread) -> None:
-        start(thread)
-        raise KeyboardInterrupt
-
-    for interrupted in (interrupted_before, interrupted_after):
+    for begun in (False, True):
         with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "start", interrupted)
+            interrupt_start(patched, "poolwire-sql-watchdog", begun=begun)
             with pytest.raises(KeyboardInterrupt):
                 remind(time.monotonic(), nothing)
     started = watchdog._watchdog._thread
