@@ -283,11 +283,12 @@ class Stock(ABC, Generic[T]):
         # Critical section: the order of the queue is decided here and nowhere else.
         with self._lock:
             while self._waiters and not (self._closed or self._paused):
-                first = self._waiters[0]
+                first = self._first_in_line()
+                if first is None:
+                    break
                 if (returned is not None or self._idle) and now - first.since < self.limits.fair_after:
                     if first.wake():
                         break
-                    self._waiters.popleft()
                     continue
                 grant: Entry[T] | None
                 if returned is not None:
@@ -303,9 +304,8 @@ class Stock(ABC, Generic[T]):
                         break
                 # Granted before it is woken, and out of the queue only then: so an interrupt makes nobody wait.
                 first.granted = grant
-                reached = first.wake()
-                self._waiters.popleft()
-                if reached:
+                if first.wake():
+                    self._waiters.remove(first)
                     continue
                 first.granted = None
                 if grant.made:
@@ -322,6 +322,19 @@ class Stock(ABC, Generic[T]):
             self._retire_idle()
         elif SHARING in self._guarded and self._idle and self._budget is not None and self._budget.wants(self):
             self.yield_idle()
+
+    def _first_in_line(self) -> Waiter[Entry[T]] | None:
+        """Return, under the lock, the first waiter that takes what it is handed; the others before it are woken."""
+        if self._waiters[0].attentive:
+            return self._waiters[0]
+        for waiter in list(self._waiters):
+            if waiter.attentive:
+                return waiter
+            if waiter.gone:
+                self._waiters.remove(waiter)
+            else:
+                waiter.wake()
+        return None
 
     def serve_waiters(self) -> None:
         """Pass what has become free on to those who wait."""

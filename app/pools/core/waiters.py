@@ -26,9 +26,19 @@ class Waiter(ABC, Generic[E]):
         self.since = time.monotonic()
         self.granted: E | Exception | None = None
 
+    @property
+    def attentive(self) -> bool:
+        """Whether it takes at once what it is handed."""
+        return True
+
+    @property
+    def gone(self) -> bool:
+        """Whether it can never be reached again."""
+        return False
+
     @abstractmethod
     def wake(self) -> bool:
-        """Let the waiter look again. Returns ``False`` if it can no longer be reached."""
+        """Let the waiter look again. Returns ``False`` if it does not do so at once, as one that is not attentive."""
 
 
 class ThreadWaiter(Waiter[E]):
@@ -56,22 +66,37 @@ class ThreadWaiter(Waiter[E]):
 
 
 class TaskWaiter(Waiter[E]):
-    """An asyncio task that waits, in whichever loop it runs."""
+    """An asyncio task that waits, in whichever loop it runs.
 
-    __slots__ = ("_event", "_loop")
+    It is attentive while the loop runs. Between two runs it would keep what it is handed for as long as that takes, so
+    it is only woken: it looks once the loop goes on.
+    """
+
+    __slots__ = ("_event", "_loop", "_woken")
 
     def __init__(self) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        self._woken = False
+
+    @property
+    def attentive(self) -> bool:
+        """Whether the loop runs."""
+        return self._loop.is_running()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the loop was closed with the task still waiting."""
+        return self._loop.is_closed()
 
     def wake(self) -> bool:
         """Schedule the task, from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._event.set)
-        except RuntimeError:  # the loop was closed with the task still waiting
-            return False
-        return True
+        if not self._woken:  # or a loop that stands still would gather wake-ups
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._event.set)
+        return self._loop.is_running()
 
     async def wait(self, seconds: float) -> bool:
         """Suspend until woken, at most ``seconds``. Returns whether it was woken."""
@@ -81,4 +106,5 @@ class TaskWaiter(Waiter[E]):
         except TimeoutError:
             return False
         self._event.clear()
+        self._woken = False
         return True

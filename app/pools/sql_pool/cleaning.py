@@ -69,11 +69,7 @@ class AsyncCleaner:
 
     def clean(self, entry: Entry[Record]) -> asyncio.Task[None] | None:
         """Give a connection back without a transaction and without residue, once the returned task has ended."""
-        try:
-            here = asyncio.get_running_loop() is self._tasks.loop
-        except RuntimeError:
-            here = False
-        if not here:  # its task was dropped unfinished, and its loop has gone or runs elsewhere
+        if not self._tasks.here:  # its task was dropped unfinished, and its loop has gone or runs elsewhere
             self._bucket.discard(entry)
             return None
 

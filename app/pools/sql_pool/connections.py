@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from app.pools.core.bucket import Bucket, Entry, Limits
@@ -80,6 +81,7 @@ class ConnectionBucket(Bucket[Record]):
         self._attempts.forget()
         self._tasks = None if self._loop is None else LoopTasks(self._loop)
         self._openers = Openers(self, self._attempts, self._tasks)
+        self._summoned = False
         self._asking = False
         self.cleaning: set[Entry[Record]] = set()
         """What was leased, and is being cleaned in the background."""
@@ -126,6 +128,12 @@ class ConnectionBucket(Bucket[Record]):
             self._send_openers()
         return granted
 
+    def _look_again(self, waiter: Waiter[Entry[Record]], *, last_chance: bool) -> Entry[Record] | Exception | None:
+        granted = super()._look_again(waiter, last_chance=last_chance)
+        if granted is None:
+            self._send_openers()  # nobody may have connected for it while its loop stood still
+        return granted
+
     def _free(self, entry: Entry[Record]) -> bool:
         known = super()._free(entry)
         if self._waiters:
@@ -143,15 +151,37 @@ class ConnectionBucket(Bucket[Record]):
         self._send_openers()
 
     def _send_openers(self) -> None:
-        """Have connections made for those who wait: a few at a time, and one while the server refuses."""
+        """Have connections made for those who wait: a few at a time, and one while the server refuses.
+
+        For an event loop's tasks in the loop itself: one that stands still would keep the places from all others.
+        """
+        if self._tasks is None or self._tasks.here:
+            self._send_openers_here()
+        elif not self._summoned:
+            self._summoned = True
+            try:
+                self._tasks.loop.call_soon_threadsafe(self._send_summoned)
+            except RuntimeError:  # the loop was closed with tasks still waiting: nobody can help them any more
+                with self._lock:
+                    self._waiters.clear()
+
+    def _send_summoned(self) -> None:
+        self._summoned = False
+        self._send_openers_here()
+
+    def _send_openers_here(self) -> None:
         with self._lock:
             most = 1 if self._attempts.failure is not None else _MOST_OPENERS
-            wanted = 0 if self._closed or self._paused else min(len(self._waiters), most) - self._connecting
+            wanted = 0 if self._closed or self._paused else self._attentive(most) - self._connecting
             places = self._reserve_up_to(wanted)
             starved = len(places) < wanted and self._size < self.limits.capacity
         if starved and self._budget is not None:
             self._budget.reclaim(self)
         self._openers.send(places)
+
+    def _attentive(self, most: int) -> int:
+        """Return, under the lock, how many would take a connection now, counted up to ``most``."""
+        return sum(1 for _ in islice((True for waiter in self._waiters if waiter.attentive), most))
 
     def _reserve_up_to(self, wanted: int) -> list[Entry[Record]]:
         """Take, under the lock, so many places for connections, or as many as there are."""
@@ -169,6 +199,13 @@ class ConnectionBucket(Bucket[Record]):
 
     def welcome(self, place: Entry[Record], record: Record) -> None:
         """Give a new connection to the one who has waited longest."""
+        with self._lock:
+            taken = place not in self._entries
+            if not taken:  # nor will it be any more
+                place.resource, place.made = record, True
+        if taken:
+            self._destroy(record)
+            return
         try:
             entry = self._admit(place, record, missed=1)
         except PoolClosed:
@@ -187,17 +224,18 @@ class ConnectionBucket(Bucket[Record]):
         with self._lock:
             if self._closed or self._paused:  # meanwhile
                 return False
-            for waiter in [each for each in self._waiters if each.granted is None]:
-                self._waiters.remove(waiter)
+            for waiter in [each for each in self._waiters if each.granted is None and each.attentive]:
+                waiter.granted = entry
                 if waiter.wake():
-                    waiter.granted = entry
+                    self._waiters.remove(waiter)
                     return True
+                waiter.granted = None
         return False
 
     def still_wanted(self, place: Entry[Record]) -> bool:
         """Say whether an opener shall try again: if somebody waits, and no other one is at it. Else it leaves."""
         with self._lock:
-            wanted = bool(self._waiters) and self._connecting == 1 and not (self._closed or self._paused)
+            wanted = self._attentive(1) > 0 and self._connecting == 1 and not (self._closed or self._paused)
         if not wanted:
             self._free(place)
         return wanted
@@ -230,11 +268,21 @@ class ConnectionBucket(Bucket[Record]):
         """Give up the place of an opener that was cancelled."""
         self._free(place)
 
-    def desert(self, place: Entry[Record]) -> None:
-        """Give up those who wait in an event loop that is closed: nobody can help them any more."""
+    # Sharing with the database's other buckets
+
+    def yield_idle(self) -> bool:
+        """Close an idle connection, or take the place of one that is being made in an event loop that stands still."""
+        if super().yield_idle():
+            return True
+        if self._tasks is None or self._tasks.loop.is_running():
+            return False
         with self._lock:
-            self._waiters.clear()
-        self._free(place)
+            place = next((entry for entry in self._entries if not entry.made), None)
+            if place is None:
+                return False
+            self._entries.discard(place)  # taken: who makes a connection for it will see that
+        super()._free(place)
+        return True
 
     # Housekeeping
 
@@ -245,16 +293,16 @@ class ConnectionBucket(Bucket[Record]):
             return  # SQLite's do not break, and a new one costs next to nothing
         if self._tasks is None:
             self._suspicion.ask(self._taken_from_idle(), self._put_back)
+            self._keep_least()
         elif not self._asking:
             self._asking = True
             with suppress(RuntimeError):  # the loop is closed, and the next round drops its connections
-                self._tasks.start_soon(self._ask_idle_async)
-        if self._attempts.made and self._attempts.failure is None and not self._paused:
-            self._keep_least()
+                self._tasks.start_soon(self._sweep_async)
 
-    async def _ask_idle_async(self) -> None:
+    async def _sweep_async(self) -> None:
         try:
             await self._suspicion.ask_async(self._taken_from_idle(), self._put_back)
+            self._keep_least()
         finally:
             self._asking = False
 
@@ -270,7 +318,9 @@ class ConnectionBucket(Bucket[Record]):
         (self._serve if works else self._retire)(entry)
 
     def _keep_least(self) -> None:
-        """Make connections up to the least number, of places that nobody else has."""
+        """Make connections up to the least number, of places that nobody else has, if the server lets it."""
+        if self._paused or not self._attempts.made or self._attempts.failure is not None:
+            return
         spare = self.limits.capacity if self._budget is None else self._budget.left
         least = min(self.limits.min_idle, self._size + spare)
         if self._tasks is None:

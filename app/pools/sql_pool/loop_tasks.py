@@ -18,6 +18,14 @@ class LoopTasks:
         self.loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def here(self) -> bool:
+        """Whether the loop runs in this thread."""
+        try:
+            return asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            return False
+
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         """Start a task, from within the loop."""
         task = self.loop.create_task(work())

@@ -38,9 +38,6 @@ class Employer(Protocol):
     def go_without(self, place: Entry[Record], reason: RuntimeError) -> None:
         """Take back a place for which no opener could be started."""
 
-    def desert(self, place: Entry[Record]) -> None:
-        """Take back a place that nobody can connect for, nor wait for: their event loop is closed."""
-
 
 class Openers:
     """Those who connect for one bucket.
@@ -57,15 +54,12 @@ class Openers:
         self._tasks = tasks
 
     def send(self, places: Iterable[Entry[Record]]) -> None:
-        """Have one opener connect for each place."""
+        """Have one opener connect for each place; those of an event loop are sent from within it."""
         for place in places:
             if self._tasks is None:
                 self._start_thread(place)
-                continue
-            try:
-                self._tasks.start_soon(partial(self._open_async, place))
-            except RuntimeError:  # the loop was closed with tasks still waiting
-                self._bucket.desert(place)
+            else:
+                self._tasks.start(partial(self._open_async, place))
 
     def _start_thread(self, place: Entry[Record]) -> None:
         # Handed over, and not simply known to both: CPython keeps a thread, and what it refers to, if its start is

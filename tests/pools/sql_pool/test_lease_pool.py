@@ -42,7 +42,7 @@ def test_a_pool_is_asked_and_given_back_records() -> None:
 
 
 def test_a_connection_leads_to_its_record() -> None:
-    """What a Connection has from its pool knows its record by the name that the end of a lease uses, and can hold more."""
+    """What a Connection has from its pool knows its record by the name that a lease's end uses, and can hold more."""
     engine = create_engine("sqlite://")
     with engine.connect() as connection:
         record = connection.connection._connection_record  # type: ignore[attr-defined]
