@@ -348,6 +348,26 @@ def test_a_read_is_retried_only_when_asked_to(
             call.result(20)
 
 
+async def test_a_retry_has_no_more_time_than_the_call(
+    pool: SQLPool, frail_server: EmbeddedPostgres, frail: DatabaseConfig
+) -> None:
+    """A read whose connection is lost late ends at the deadline that it began with, in threads and in tasks."""
+    sleep = "SELECT pg_sleep(30)"
+    began = time.monotonic()
+    calls = [
+        asyncio.ensure_future(asyncio.to_thread(pool.execute_query, frail, sleep, (), 4.0, "read")),
+        asyncio.ensure_future(pool.execute_query_async(frail, sleep, (), 4.0, "read")),
+    ]
+    await eventually_async(lambda: time.monotonic() > began + 2.5)
+    await asyncio.to_thread(kill_backends, frail_server, "query LIKE '%pg_sleep(30)' AND state = 'active'")
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    took = time.monotonic() - began
+
+    assert all(isinstance(failure, TimeoutError) for failure in failures), failures
+    assert took < 6
+    await pool.stop_async()
+
+
 def best_of(attempts: int, measure: Callable[[], float], enough: float) -> float:
     """Return the best of a few measurements on a machine that may be busy."""
     best = measure()

@@ -97,16 +97,19 @@ class NativeSide(AsyncSide):
         require_known(retry)
         if not statement.reads:
             return await self._execute(statement, params, timeout)
+        started = time.monotonic()
         try:
-            return await self._execute(statement, params, timeout)
+            return await self._execute(statement, params, timeout, started)
         except DatabaseUnreachable:
             raise
         except DatabaseUnavailable:
-            return await self._execute(statement, params, timeout)
+            return await self._execute(statement, params, timeout, started)
 
-    async def _execute(self, statement: Statement, params: Any, timeout: float | None) -> list[Row]:
+    async def _execute(
+        self, statement: Statement, params: Any, timeout: float | None, started: float | None = None
+    ) -> list[Row]:
         if timeout is not None or statement.residue:
-            return await self._call(lambda record: self._fetch(record, statement, params), statement, timeout)
+            return await self._call(lambda record: self._fetch(record, statement, params), statement, timeout, started)
         bucket = self.bucket
         entry = await bucket.checkout_async()
         record = entry.resource
@@ -173,17 +176,27 @@ class NativeSide(AsyncSide):
         return rows.count
 
     async def _call(
-        self, work: Callable[[Record], Awaitable[T]], statement: Statement | None, timeout: float | None
+        self,
+        work: Callable[[Record], Awaitable[T]],
+        statement: Statement | None,
+        timeout: float | None,
+        started: float | None = None,
     ) -> T:
-        """Do ``work``, which executes ``statement``, with a connection, within ``timeout`` seconds if there is one."""
+        """Do ``work``, which executes ``statement``, with a connection, within ``timeout`` seconds if there is one.
+
+        They count since ``started``, which is now unless given.
+        """
         require_number(timeout)
-        started = time.monotonic()
+        now = time.monotonic()
+        deadline = None if timeout is None else (now if started is None else started) + timeout
         bucket = self.bucket
-        entry = await bucket.checkout_async(None if timeout is None else min(timeout, bucket.limits.checkout_timeout))
+        entry = await bucket.checkout_async(
+            None if deadline is None else min(deadline - now, bucket.limits.checkout_timeout)
+        )
         record = entry.resource
         if statement is not None:
             record.raw.residue |= statement.residue
-        limit = asyncio.timeout(None if timeout is None else max(0.0, started + timeout - time.monotonic()))
+        limit = asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic()))
         try:
             async with limit:
                 result = await work(record)
@@ -265,7 +278,7 @@ class ThreadedSide(AsyncSide):
         driver = self._threads.driver
         statement = prepare(sql, driver.style)
         counted = Bound.of(statement, rows)
-        await self._call(lambda record: driver.execute_many(record, statement, counted), statement, timeout)
+        await self._call(lambda record: driver.execute_many(record, statement, counted), statement, timeout, counted)
         return counted.count
 
     async def copy_rows(
@@ -274,7 +287,7 @@ class ThreadedSide(AsyncSide):
         """See ``AsyncSide``."""
         driver = self._threads.driver
         counted = Bound.for_columns(columns, rows)
-        await self._call(lambda record: driver.copy_rows(record, table, columns, counted), None, timeout)
+        await self._call(lambda record: driver.copy_rows(record, table, columns, counted), None, timeout, counted)
         return counted.count
 
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
@@ -296,16 +309,22 @@ class ThreadedSide(AsyncSide):
             except RuntimeError:  # the pool was stopped meanwhile, and its threads with it, or there can be no more
                 batches.close()
 
-    async def _call(self, work: Callable[[Record], T], statement: Statement | None, timeout: float | None) -> T:
+    async def _call(
+        self,
+        work: Callable[[Record], T],
+        statement: Statement | None,
+        timeout: float | None,
+        rows: Bound | None = None,
+    ) -> T:
         """Do ``work``, which executes ``statement``, in a thread, within ``timeout`` seconds if there is one."""
         started = time.monotonic()
         threads = self._threads
-        interruption = Interruption(threads.driver.cancel, checkout_site(2))
+        interruption = Interruption(threads.ending(rows), checkout_site(2))
         # Waited for out here: a thread that waits would be missing to those who have what it waits for.
-        entry = await threads.bucket.checkout_async(threads.longest_wait(timeout), interruption.site)
+        entry = await threads.bucket.checkout_async(threads.longest_wait(timeout, started), interruption.site)
 
         def serve() -> T:
-            return threads.serve(entry, work, statement, started, timeout, interruption)
+            return threads.serve(entry, work, statement, started, timeout, interruption, rows)
 
         return await self._run(serve, interruption, unbegun=partial(threads.bucket.give_back, entry))
 

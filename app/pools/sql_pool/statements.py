@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from itertools import count, pairwise
 from typing import Any, Literal, Self, TypeAlias
 
+from app.pools.sql_pool.interruption import CallGivenUp
 from app.pools.sql_pool.residue import residue_of
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.scripts import is_script
@@ -139,6 +140,7 @@ class Bound:
         self._bind = bind
         self._rows = rows
         self._always = always
+        self._given_up = False
         self.count = 0
 
     @classmethod
@@ -160,11 +162,17 @@ class Bound:
             raise ValueError("copy_rows needs the names of the columns")
         return cls(partial(_in_order_of, columns), rows)
 
+    def give_up(self) -> None:
+        """Have the next row raise ``CallGivenUp``, from any thread: whoever stores them is only asked between two."""
+        self._given_up = True
+
     def __iter__(self) -> Iterator[Sequence[Any]]:
         bind, always = self._bind, self._always
         count = 0
         try:
             for row in self._rows:
+                if self._given_up:
+                    raise CallGivenUp("nobody waits any more for these rows to be stored")
                 count += 1
                 yield bind(row) if always or row.__class__ is not tuple else row
         finally:

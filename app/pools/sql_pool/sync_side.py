@@ -116,14 +116,15 @@ class SyncSide:
             return self._fetch(record, statement, params)
 
         require_known(retry)
+        started = time.monotonic()
         try:
-            return self._call(fetch, statement, timeout)
+            return self._call(fetch, statement, timeout, started)
         except DatabaseUnreachable:
             raise
         except DatabaseUnavailable:
             if retry is None or not statement.reads:
                 raise
-        return self._call(fetch, statement, timeout)
+        return self._call(fetch, statement, timeout, started)
 
     def execute_many(
         self,
@@ -134,7 +135,7 @@ class SyncSide:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
         statement = prepare(sql, self.driver.style)
         counted = Bound.of(statement, rows)
-        self._call(lambda record: self.driver.execute_many(record, statement, counted), statement, timeout)
+        self._store(lambda record: self.driver.execute_many(record, statement, counted), statement, timeout, counted)
         return counted.count
 
     def copy_rows(
@@ -146,7 +147,7 @@ class SyncSide:
     ) -> int:
         """Store many rows in one transaction; return how many there were."""
         counted = Bound.for_columns(columns, rows)
-        self._call(lambda record: self.driver.copy_rows(record, table, columns, counted), None, timeout)
+        self._store(lambda record: self.driver.copy_rows(record, table, columns, counted), None, timeout, counted)
         return counted.count
 
     def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> Iterator[Row]:
@@ -183,16 +184,42 @@ class SyncSide:
             raise
         self._clean(entry)
 
-    def _call(self, work: Callable[[Record], T], statement: Statement | None, timeout: float | None) -> T:
-        """Do ``work``, which executes ``statement``, with a connection, within ``timeout`` seconds if there is one."""
-        started = time.monotonic()
-        entry = self.bucket.checkout(self.longest_wait(timeout), get_ident())
-        return self.serve(entry, work, statement, started, timeout)
+    def _store(
+        self, work: Callable[[Record], None], statement: Statement | None, timeout: float | None, rows: Bound
+    ) -> None:
+        self._call(work, statement, timeout, time.monotonic(), rows)
 
-    def longest_wait(self, timeout: float | None) -> float | None:
-        """Return how many seconds a call that may take ``timeout`` waits for a connection."""
+    def _call(
+        self,
+        work: Callable[[Record], T],
+        statement: Statement | None,
+        timeout: float | None,
+        started: float,
+        rows: Bound | None = None,
+    ) -> T:
+        """Do ``work`` with a connection; the arguments are those of ``serve``."""
+        entry = self.bucket.checkout(self.longest_wait(timeout, started), get_ident())
+        return self.serve(entry, work, statement, started, timeout, rows=rows)
+
+    def longest_wait(self, timeout: float | None, started: float) -> float | None:
+        """Return how many seconds a call that may take ``timeout`` since it ``started`` waits for a connection."""
         require_number(timeout)
-        return None if timeout is None else min(timeout, self.bucket.limits.checkout_timeout)
+        if timeout is None:
+            return None
+        return min(started + timeout - time.monotonic(), self.bucket.limits.checkout_timeout)
+
+    def ending(self, rows: Bound | None) -> Callable[[Record], None]:
+        """Return what ends a call from another thread: what its connection executes, and the taking of its rows."""
+        cancel = self.driver.cancel
+        if rows is None:
+            return cancel
+        give_up = rows.give_up
+
+        def end(record: Record) -> None:
+            give_up()
+            cancel(record)
+
+        return end
 
     def serve(
         self,
@@ -202,6 +229,7 @@ class SyncSide:
         started: float,
         timeout: float | None,
         interruption: Interruption | None = None,
+        rows: Bound | None = None,
     ) -> T:
         """Do ``work`` with a connection, and give it back.
 
@@ -212,6 +240,7 @@ class SyncSide:
             started: when the call began, on the monotonic clock.
             timeout: seconds that the call may take since.
             interruption: the way to end it, if there is one.
+            rows: what ``work`` stores, if it does.
         """
         record, driver = entry.resource, self.driver
         if timeout is None:
@@ -222,16 +251,14 @@ class SyncSide:
                 raise
             self._end(entry)
             return result
+        end = self.ending(rows)
+        watch = Watch(started + timeout, lambda: end(record), lambda: driver.cut(record))
         failure: BaseException | None = None
         try:
-            with Watch(started + timeout, lambda: driver.cancel(record), lambda: driver.cut(record)) as watch:
-                try:
-                    result = self._work(work, statement, record, interruption)
-                except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
-                    failure = error
-        except RuntimeError:  # before the work began: there can be no more threads, and the watchdog needs one
-            self.bucket.give_back(entry)
-            raise
+            with watch:
+                result = self._work(work, statement, record, interruption)
+        except BaseException as error:  # noqa: BLE001 - judged below, once the watchdog has let go
+            failure = error
         if watch.expired:
             # The server may still act on the cancel a moment later, and hit who has the connection next.
             self.bucket.discard(entry)
