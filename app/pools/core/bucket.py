@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.pools.core import forks
 from app.pools.core.budget import Budget
@@ -19,7 +19,7 @@ from app.pools.core.holders import CallSite, checkout_site
 from app.pools.core.stock import CLOSED, PAUSED, Stock
 from app.pools.errors import PoolClosed
 
-__all__ = ["NEVER", "Bucket", "Entry", "Limits"]
+__all__ = ["NEVER", "NOTHING_IDLE", "Bucket", "Entry", "Limits"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,12 @@ _DOOMED = 0.0  # an expiry that has always passed
 _LOST_EVERY = 0.05
 """Seconds after which a stop that waits for leases looks for those that were lost: housekeeping has ended by then."""
 _now = time.monotonic
+NOTHING_IDLE: Entry[Any] = Entry(None)
+"""Stands for no entry where one is expected. It has expired, so that a checkout that finds one need not ask for this.
+
+Thus the wait is outside of ``except``: whatever comes of it would else seem to come from an empty deque.
+"""
+NOTHING_IDLE.expires_at = _DOOMED
 
 
 class Bucket(Stock[T]):
@@ -84,7 +90,7 @@ class Bucket(Stock[T]):
         try:
             entry = self._idle.pop()
         except IndexError:
-            entry = self._checkout_slowly(timeout)
+            entry = NOTHING_IDLE
         now = _now()
         if entry.expires_at <= now or (self._usable is not None and not self._usable(entry, now)):
             entry = self._checkout_fit(entry, timeout)
@@ -101,6 +107,8 @@ class Bucket(Stock[T]):
             try:
                 entry = self._idle.pop()
             except IndexError:
+                entry = NOTHING_IDLE
+            if entry is NOTHING_IDLE:
                 entry = await self._checkout_slowly_async(timeout)
             now = _now()
             if self._is_fit(entry, now):
@@ -114,13 +122,17 @@ class Bucket(Stock[T]):
         return entry
 
     def _checkout_fit(self, entry: Entry[T], timeout: float | None) -> Entry[T]:
-        """Return ``entry`` if it is fit for use, or else the first other one that is."""
+        """Return ``entry`` if it is one and fit for use, or else the first other one that is."""
+        if entry is NOTHING_IDLE:
+            entry = self._checkout_slowly(timeout)
         deadline = self._deadline(timeout)
         while not self._is_fit(entry, now := _now()):
             self._retire(entry)
             try:
                 entry = self._idle.pop()
             except IndexError:
+                entry = NOTHING_IDLE
+            if entry is NOTHING_IDLE:
                 entry = self._checkout_slowly(max(0.0, deadline - now))
         return entry
 

@@ -8,7 +8,7 @@ from threading import get_ident
 from types import FrameType, TracebackType
 from typing import Generic, Protocol, TypeVar
 
-from app.pools.core.bucket import Bucket, Entry
+from app.pools.core.bucket import NOTHING_IDLE, Bucket, Entry
 from app.pools.core.holders import GENERATOR, call_site, is_ours, site_above
 from app.pools.errors import EndpointBusy, PoolTimeout
 from app.pools.zmq_pool.aio import AsyncSocket
@@ -123,7 +123,7 @@ class RequestLease(SharedLease):
         try:
             entry = bucket._idle.pop()
         except IndexError:
-            entry = bucket._checkout_slowly(self._timeout)
+            entry = NOTHING_IDLE
         now = _now()
         if entry.expires_at <= now:
             entry = bucket._checkout_fit(entry, self._timeout)

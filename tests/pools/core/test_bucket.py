@@ -90,6 +90,7 @@ def check_every_fact(refused, bucket):
     assert f"held longest: {refused.longest_holder}" in told
     assert "raise TEST_POOL_MAX_CONNECTIONS" in told
     assert 1 == bucket.stats()["timeouts"]
+    assert refused.__context__ is None  # its traceback begins with itself
 
 
 def test_a_checkout_gives_up_at_its_deadline_and_says_why(maker):
