@@ -26,7 +26,7 @@ from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Bound, Parameters, Statement, prepare
+from app.pools.sql_pool.statements import Bound, Parameters, Statement, preparer
 from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known, require_number
 from app.pools.sql_pool.threads import Call
 from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
@@ -84,12 +84,13 @@ class NativeSide(AsyncSide):
 
     def __init__(self, driver: AsyncDriver, limits: Limits, label: str, budget: Budget | None) -> None:
         super().__init__(driver, limits, label, budget)
+        self._prepare = preparer(driver.style)
         self._fetch = driver.fetch
         self._in_transaction = driver.in_transaction
 
     async def execute(self, sql: str, params: Parameters, timeout: float | None, retry: Retry | None) -> list[Row]:
         """See ``AsyncSide``."""
-        statement = prepare(sql, self.driver.style)
+        statement = self._prepare(sql)
         if not statement.plain or params.__class__ is not tuple:
             params = statement.bind(params)
         if retry is None:
@@ -126,7 +127,7 @@ class NativeSide(AsyncSide):
 
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
-        statement = prepare(sql, self.driver.style)
+        statement = self._prepare(sql)
         counted = _Rows.of(statement, rows)
         return await self._store(
             lambda record: self.driver.execute_many(record, statement, counted), statement, counted, timeout
@@ -143,7 +144,7 @@ class NativeSide(AsyncSide):
 
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
         """See ``AsyncSide``."""
-        statement = prepare(sql, self.driver.style)
+        statement = self._prepare(sql)
         bound = statement.bind(params)
         entry = await self.bucket.checkout_async(timeout)
         entry.resource.raw.residue |= statement.residue
@@ -269,14 +270,14 @@ class ThreadedSide(AsyncSide):
         """See ``AsyncSide``."""
         require_known(retry)  # and there is nothing to retry: no server could be lost
         driver = self._threads.driver
-        statement = prepare(sql, driver.style)
+        statement = self._threads.prepare(sql)
         bound = statement.bind(params)
         return await self._call(lambda record: driver.fetch(record, statement, bound), statement, timeout)
 
     async def execute_many(self, sql: str, rows: Iterable[Parameters], timeout: float | None) -> int:
         """See ``AsyncSide``."""
         driver = self._threads.driver
-        statement = prepare(sql, driver.style)
+        statement = self._threads.prepare(sql)
         counted = Bound.of(statement, rows)
         await self._call(lambda record: driver.execute_many(record, statement, counted), statement, timeout, counted)
         return counted.count
@@ -293,7 +294,7 @@ class ThreadedSide(AsyncSide):
     async def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> AsyncIterator[Row]:
         """See ``AsyncSide``."""
         threads = self._threads
-        statement = prepare(sql, threads.driver.style)
+        statement = threads.prepare(sql)
         bound = statement.bind(params)
         interruption = Interruption(threads.driver.cancel, checkout_site(1))
         entry = await threads.bucket.checkout_async(timeout, interruption.site)

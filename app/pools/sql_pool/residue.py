@@ -6,9 +6,9 @@ Judged by the text that the caller gives, once for each text. What a function or
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final
 
+from app.pools.sql_pool.findings import once_for_each
 from app.pools.sql_pool.wording import without_comments
 
 NOTHING: Final = 0
@@ -62,7 +62,7 @@ _UNTIL_THE_END = re.compile(r",\s*(?:true|'t(?:rue)?'(?:\s*::\s*bool(?:ean)?)?)\
 _OF_NO_NAMES = re.compile(rf"\s*'(?!{_KEPT_SETTINGS})[^']*'\s*,", re.IGNORECASE)
 
 
-@lru_cache(maxsize=4096)
+@once_for_each
 def residue_of(sql: str) -> int:
     """Return what ``sql`` leaves in its session: ``NOTHING``, ``SETTINGS`` or ``LASTING``."""
     sql = without_comments(sql)

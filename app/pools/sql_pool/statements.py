@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count, pairwise
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, get_args
 
+from app.pools.sql_pool.findings import once_for_each
 from app.pools.sql_pool.interruption import CallGivenUp
 from app.pools.sql_pool.residue import residue_of
 from app.pools.sql_pool.rows import Row
@@ -200,7 +201,6 @@ def _is_one_value(values: object) -> bool:
     return isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__")
 
 
-@lru_cache(maxsize=4096)
 def prepare(sql: str, style: Style) -> Statement:
     """Return ``sql`` with its ``?`` or ``:name`` placeholders in the driver's style.
 
@@ -256,7 +256,17 @@ def prepare(sql: str, style: Style) -> Statement:
     )
 
 
-@lru_cache(maxsize=4096)
+_prepared: dict[Style, Callable[[str], Statement]] = {
+    style: once_for_each(partial(prepare, style=style)) for style in get_args(Style)
+}
+
+
+def preparer(style: Style) -> Callable[[str], Statement]:
+    """Return what does ``prepare`` for a style, once for each text."""
+    return _prepared[style]
+
+
+@once_for_each
 def admit(sql: str) -> int:
     """Return what a text for PostgreSQL leaves in its session, see ``residue_of``.
 
@@ -297,7 +307,7 @@ def _end_of_comment(sql: str, start: int, *, nests: bool) -> int:
     return len(sql)
 
 
-@lru_cache(maxsize=4096)
+@once_for_each
 def effect_of(sql: str) -> Effect:
     """Return what ``sql`` does. What is not known is taken to write."""
     keyword, position = _first_word(sql)

@@ -20,7 +20,7 @@ from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.statements import Bound, Parameters, Statement, prepare
+from app.pools.sql_pool.statements import Bound, Parameters, Statement, preparer
 from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 from app.pools.sql_pool.watchdog import Watch
 
@@ -69,7 +69,7 @@ class SyncSide:
         assert isinstance(pool.cleaner, Cleaner)
         self.bucket: ConnectionBucket = pool.bucket
         self._clean = pool.cleaner.clean
-        self._style = driver.style
+        self.prepare = preparer(driver.style)
         self._fetch = driver.fetch
         self._in_transaction = driver.in_transaction
 
@@ -81,7 +81,7 @@ class SyncSide:
         retry: Retry | None,
     ) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
-        statement = prepare(sql, self._style)
+        statement = self.prepare(sql)
         if not statement.plain or params.__class__ is not tuple:
             params = statement.bind(params)
             if statement.residue:
@@ -133,7 +133,7 @@ class SyncSide:
         timeout: float | None,
     ) -> int:
         """Execute one statement for each set of parameters in one transaction; return how many there were."""
-        statement = prepare(sql, self.driver.style)
+        statement = self.prepare(sql)
         counted = Bound.of(statement, rows)
         self._store(lambda record: self.driver.execute_many(record, statement, counted), statement, timeout, counted)
         return counted.count
@@ -152,7 +152,7 @@ class SyncSide:
 
     def stream(self, sql: str, params: Parameters, batch: int, timeout: float | None) -> Iterator[Row]:
         """Yield a query's rows as the database finds them, holding a connection until the last or until closed."""
-        statement = prepare(sql, self.driver.style)
+        statement = self.prepare(sql)
         bound = statement.bind(params)
         entry = self.bucket.checkout(timeout)
         with closing(self.batches(entry, statement, bound, batch)) as batches:
