@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 from typing import Protocol
 
@@ -175,7 +174,4 @@ class Connection:
         if not loop.is_closed():
             for descriptor in self._descriptors:
                 loop.remove_reader(descriptor)
-        with contextlib.suppress(zmq.ContextTerminated):
-            self._socket.disable_monitor()
-        self._monitor.close(0)
         self._socket.close(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from app.pools.zmq_pool.backend import raw_set
 from app.pools.zmq_pool.claims import Claim
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.endpoints import check_folder
+from app.pools.zmq_pool.monitors import end_monitor, open_monitor
 from app.pools.zmq_pool.options import Options, OptionValue
 from app.pools.zmq_pool.owner import owner_checked
 from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
@@ -38,10 +40,10 @@ class MonitoredSocket(LeanSocket):
 
     def close(self, linger: int | None = None) -> None:
         """Close the socket, after its monitor."""
-        reader = self._monitor_socket  # kept until the monitor has ended
-        if not self.closed:
-            self.disable_monitor()
+        reader = self.__dict__.pop("_reader", None)
         if reader is not None:
+            with contextlib.suppress(zmq.ContextTerminated):
+                end_monitor(self)
             reader.close(0)
         super().close(linger)
 
@@ -109,9 +111,7 @@ def _open_monitored(
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     socket = MonitoredSocket(context, kind, config)
     try:
-        # Before it connects: the first events would be missed, and libzmq's thread would wait for ever for a monitor
-        # whose reader could not be opened.
-        monitor = socket.get_monitor_socket(events)
+        monitor = socket.__dict__["_reader"] = open_monitor(socket, events)
         return _set_up(socket, config), monitor
     except BaseException:
         socket.close(0)

@@ -94,9 +94,7 @@ class Sentinel:
             attendant.nudge(self)
 
     def close(self) -> None:
-        """Close both sockets. Called by the attendant, whose they are."""
-        self._socket.disable_monitor()
-        self._monitor.close(0)
+        """Close the socket and its monitor. Called by the attendant, whose they are."""
         self._socket.close(0)
 
 

@@ -7,18 +7,16 @@ are leased. These are few, and held for long: so each has a monitor of its own, 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 
 import zmq
 
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import SocketConfig
+from app.pools.zmq_pool.monitors import end_monitor, open_monitor
 from app.pools.zmq_pool.reachability import WATCHED, Reachability, read_events
 from app.pools.zmq_pool.sentinel import Sentinel
 from app.pools.zmq_pool.sockets import LeanSocket
-
-_serials = itertools.count()
 
 
 class Witness:
@@ -31,17 +29,8 @@ class Witness:
     def __init__(self, socket: LeanSocket) -> None:
         self.reachability = Reachability()
         self.ended = False
-        address = f"inproc://poolwire-witness-{next(_serials)}"
-        # The reader first: for a monitor that nobody reads libzmq's one thread would wait for ever.
-        self._reader: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
-        try:
-            self._reader.linger = 0
-            self._reader.connect(address)
-            self._descriptor = int(self._reader.get(zmq.FD))
-            zmq.Socket.monitor(socket, address, WATCHED)
-        except BaseException:
-            self._reader.close(0)
-            raise
+        self._reader = open_monitor(socket, WATCHED)
+        self._descriptor = int(self._reader.get(zmq.FD))
 
     def descriptor(self) -> int | None:
         """Return what to wait for."""
@@ -61,7 +50,7 @@ class Witness:
         """Watch no longer. Called in the thread that has the socket, before it is closed."""
         self.ended = True
         with contextlib.suppress(zmq.ZMQError):
-            zmq.Socket.monitor(socket, None, 0)
+            end_monitor(socket)
         attendant.dismiss(self, 0.0)
 
     def close(self) -> None:
