@@ -27,6 +27,9 @@ class Owner(Protocol):
     loop: asyncio.AbstractEventLoop
     endpoint: str
 
+    def is_closed(self) -> bool:
+        """Say whether it is closed, in whichever thread."""
+
     def go_on(self) -> None:
         """Do what has become possible: replies were read, or there is a connection again."""
 
@@ -99,7 +102,7 @@ class Connection:
     def pump(self) -> None:
         """Read the replies that are there, and then send what waited for room."""
         self._scheduled = False
-        if self._socket.closed:
+        if self._owner.is_closed() or self._socket.closed:
             return
         self._receive()
         self._owner.go_on()
@@ -147,7 +150,7 @@ class Connection:
 
     def _watch(self) -> None:
         """Take note of a connection that was lost, and of the next one."""
-        if self._monitor.closed:
+        if self._owner.is_closed() or self._monitor.closed:
             return
         lost = False
         while int(self._monitor.get(zmq.EVENTS)) & POLLIN:

@@ -19,6 +19,8 @@ Three rules make it safe:
 from __future__ import annotations
 
 import asyncio
+import copy
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -66,6 +68,7 @@ class Multiplexer:
         # In their order, and any of them out of it at once: one that is given up must not keep its body here.
         self._queue: OrderedDict[bytes, tuple[bytes, Reply]] = OrderedDict()
         self._expiring: dict[float, list[bytes]] = {}
+        self._closing = threading.RLock()  # re-entrant: a signal's handler may stop the pool
         self._closed = False
         self.leaving = False
         """Whether it was told to close if nobody needs it by the time that its loop comes to that."""
@@ -82,7 +85,7 @@ class Multiplexer:
             the request's number, for ``give_up``, and the future that gets the reply, or what
             ``ZMQPool.request_async`` raises.
         """
-        if self._closed:
+        if self._closed and self.is_closed():
             raise PoolClosed("zmq")
         if body.__class__ is not bytes:
             raise TypeError(f"a request must be bytes, not {type(body).__name__}")
@@ -137,7 +140,7 @@ class Multiplexer:
 
     def flush(self) -> None:
         """Send what is queued, as far as the window and the connection allow."""
-        if self._closed:
+        if self.is_closed():
             return
         connection, queue = self._connection, self._queue
         if queue and self._worn_out():
@@ -206,8 +209,9 @@ class Multiplexer:
                         f"the peer may have executed the request"
                     ),
                 )
-        self.tidy()
-        self.flush()
+        if not self.is_closed():
+            self.tidy()
+            self.flush()
 
     def _fail(self, reply: Reply, error: Exception) -> None:
         if not reply.done():
@@ -222,11 +226,15 @@ class Multiplexer:
         return self._waiting() + sum(self._under_way())
 
     def idle_seconds(self) -> float:
-        """Return for how long nobody has used it, as far as the calls of this have seen. For any thread."""
-        if self.busy or self._serial != self._seen_serial:
+        """Return for how long nobody has used it, as far as the calls of this have seen. For any thread.
+
+        In a loop that does not run nobody waits for a reply.
+        """
+        now = time.monotonic()
+        if self._serial != self._seen_serial or (self.busy and self.loop.is_running()):
             self._seen_serial = self._serial
-            self._idle_since = time.monotonic()
-        return time.monotonic() - self._idle_since
+            self._idle_since = now
+        return now - self._idle_since
 
     def _waiting(self) -> int:
         return _undone(reply for _, reply in list(self._queue.values()))
@@ -236,11 +244,38 @@ class Multiplexer:
         connections = (self._connection, *list(self._retiring))
         return [_undone(list(each.pending.values())) for each in connections]
 
+    def is_closed(self) -> bool:
+        """Say whether it is closed, also while another thread is about to find out whether it may close it."""
+        if not self._closed:
+            return False
+        with self._closing:
+            return self._closed
+
     def close(self) -> None:
         """Close the connections; what is under way fails with ``PoolClosed``."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._close(PoolClosed("zmq"))
+
+    def close_if_standing(self, error: Exception) -> bool:
+        """Close it in another thread than its loop's, unless the loop runs. Returns whether it is closed.
+
+        What is under way fails with ``error``, should the loop run again. Whichever comes second sees the other: a loop
+        that begins to run finds it closed, one that has begun is seen.
+        """
+        with self._closing:
+            if self._closed:
+                return True
+            self._closed = True
+            if self.loop.is_running():
+                self._closed = False
+                return False
+        self._close(error)
+        return True
+
+    def _close(self, error: Exception) -> None:
         replies = [reply for _, reply in self._queue.values()]
         for connection in (self._connection, *self._retiring):
             connection.close()
@@ -250,7 +285,7 @@ class Multiplexer:
         if not self.loop.is_closed():
             for reply in replies:
                 if not reply.done():
-                    reply.set_exception(PoolClosed("zmq"))
+                    reply.set_exception(copy.copy(error))
         self._tell_closed()
 
     def note(self, event: str) -> None:

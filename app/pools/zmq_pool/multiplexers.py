@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeAlias
 
 from app.pools.core.budget import Budget
 from app.pools.core.kept import KeptPlace
+from app.pools.errors import ConnectionLost, PoolClosed
 from app.pools.zmq_pool.attempts import PAUSE, Attempt
 from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
@@ -172,50 +172,66 @@ class Multiplexers(dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexe
                 multiplexer.close()
 
     def close_idle(self, seconds: float) -> None:
-        """Have those closed, each in its loop, that nobody has used for so long."""
-        for multiplexer in self.all():
-            if multiplexer.idle_seconds() >= seconds:
+        """Have those closed that nobody has used for so long, each in its loop, if that runs."""
+        for multiplexer in [each for each in self.all() if each.idle_seconds() >= seconds]:
+            if multiplexer.loop.is_running():
                 with contextlib.suppress(RuntimeError):  # the loop was closed this moment
                     multiplexer.loop.call_soon_threadsafe(self._close_if_idle, multiplexer, seconds)
+            else:
+                self._close_if_standing(multiplexer)
+        for loop in [loop for loop, of_loop in list(self.items()) if not of_loop]:
+            self.pop(loop, None)  # which nobody else may remember
+
+    def _close_if_standing(self, multiplexer: Multiplexer) -> None:
+        of_loop = self.get(multiplexer.loop, {})
+        if of_loop.pop(multiplexer.config, None) is None:  # closed this moment, by its loop
+            return
+        lost = ConnectionLost(multiplexer.config.endpoint, maybe_executed=True)
+        if not multiplexer.close_if_standing(lost):  # the loop began to run this moment
+            of_loop[multiplexer.config] = multiplexer
 
     def _close_if_idle(self, multiplexer: Multiplexer, seconds: float) -> None:
         if multiplexer.idle_seconds() >= seconds:
             self._close_in_its_loop(multiplexer)
 
 
-def end(multiplexer: Multiplexer, deadline: float) -> list[str]:
-    """Wait for a multiplexer's requests until ``deadline`` (monotonic seconds) and close it, in its loop's thread.
+def end_all(multiplexers: Iterable[Multiplexer], deadline: float) -> list[str]:
+    """Wait for the requests of multiplexers until ``deadline`` (monotonic seconds) and close each in its loop's thread.
 
     Returns:
-        a line that says how many were left, or nothing.
+        for each that had some left, a line that says how many.
     """
-    loop = multiplexer.loop
+    left: list[tuple[Multiplexer, int]] = []
+    elsewhere: list[Multiplexer] = []
+    for each in multiplexers:
+        busy = each.busy
+        if _close_here(each):
+            left.append((each, busy))
+        else:
+            elsewhere.append(each)
+    while any(each.busy and each.loop.is_running() for each in elsewhere) and time.monotonic() < deadline:
+        time.sleep(_PATIENCE)
+    left += [(each, each.busy) for each in elsewhere]
+    _close_in_their_loops(elsewhere, max(deadline, time.monotonic() + 1.0))
+    return [f"{each.config.label}: {busy} asyncio requests without their reply" for each, busy in left if busy]
+
+
+def _close_here(multiplexer: Multiplexer) -> bool:
+    """Close it if nothing can make progress while this thread waits. Returns whether it is closed."""
     try:
-        inside = asyncio.get_running_loop() is loop
+        inside = asyncio.get_running_loop() is multiplexer.loop
     except RuntimeError:
         inside = False
-    if inside or not loop.is_running():
-        left = multiplexer.busy  # nothing can make progress while this thread waits
+    if inside:
         multiplexer.close()
-    else:
-        while multiplexer.busy and time.monotonic() < deadline and loop.is_running():
-            time.sleep(_PATIENCE)
-        left = multiplexer.busy
-        _close_there(multiplexer, max(deadline, time.monotonic() + 1.0))
-    return [f"{multiplexer.config.label}: {left} asyncio requests without their reply"] if left else []
+    return inside or multiplexer.close_if_standing(PoolClosed("zmq"))
 
 
-def _close_there(multiplexer: Multiplexer, deadline: float) -> None:
-    """Close a multiplexer in the thread that runs its loop, or here if the loop stops before it comes to that."""
-    closed = threading.Event()
-
-    def close() -> None:
-        multiplexer.close()
-        closed.set()
-
-    with contextlib.suppress(RuntimeError):  # the loop was closed this moment
-        multiplexer.loop.call_soon_threadsafe(close)
-    while not closed.wait(_PATIENCE) and time.monotonic() < deadline:
-        if not multiplexer.loop.is_running():
-            multiplexer.close()
-            return
+def _close_in_their_loops(multiplexers: list[Multiplexer], deadline: float) -> None:
+    """Close each in the thread that runs its loop, or here if the loop stops before it comes to that."""
+    for each in multiplexers:
+        with contextlib.suppress(RuntimeError):  # the loop was closed this moment
+            each.loop.call_soon_threadsafe(each.close)
+    while multiplexers and time.monotonic() < deadline:
+        time.sleep(_PATIENCE)
+        multiplexers = [each for each in multiplexers if not each.close_if_standing(PoolClosed("zmq"))]

@@ -26,7 +26,7 @@ from app.pools.zmq_pool.exits import stop_at_exit
 from app.pools.zmq_pool.gate import Gate
 from app.pools.zmq_pool.leases import Lease, OutletLease, SharedLease
 from app.pools.zmq_pool.multiplexer import Multiplexer
-from app.pools.zmq_pool.multiplexers import Multiplexers, end
+from app.pools.zmq_pool.multiplexers import Multiplexers, end_all
 from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.requesting import RequestingPool, expect, require_config
@@ -269,7 +269,7 @@ class ZMQPool(RequestingPool):
     def _drain(self, deadline: float) -> list[str]:
         with self._lock:
             self._ending += [desk.drain for desk in self._all_desks()]
-            self._ending += [partial(end, multiplexer) for multiplexer in self._multiplexers.take_all()]
+            self._ending.append(partial(end_all, self._multiplexers.take_all()))
             self._forget_keys()
         holders: list[str] = []
         while self._ending:
