@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import threading
+import time
 from typing import Protocol
 
 from app.pools.core import forks
@@ -19,7 +21,8 @@ from app.pools.zmq_pool.attempts import out_of_descriptors
 
 log = logging.getLogger(__name__)
 
-_TICK_MS = 20
+_TICK = 0.02  # seconds
+_LONGEST = 3600.0  # seconds in one poll, which takes no more than 2^31 - 1 ms
 
 
 class Attended(Protocol):
@@ -51,6 +54,7 @@ class Attendant:
         self._watched: set[Attended] = set()
         self._stuck: set[Attended] = set()
         self._fresh: set[Attended] = set()  # watched from now on: what has happened already gives no sign
+        self._due: dict[Attended, float] = {}
         self._leaving: list[tuple[Closing, threading.Event]] = []
         self._thread: threading.Thread | None = None
         self._alarm_bell: int | None = None
@@ -70,12 +74,20 @@ class Attendant:
             self._watched.add(member)
             self._fresh.add(member)
 
+    def serve_at(self, member: Attended, when: float) -> None:
+        """Call ``member.attend()`` once at ``when`` (monotonic seconds, infinity for never) if it is watched then."""
+        with self._lock:
+            if when == math.inf:
+                self._due.pop(member, None)
+            else:
+                self._due[member] = when
+                self._alarm()
+
     def dismiss(self, member: Closing, seconds: float = 5.0) -> None:
         """Leave ``member`` alone and close it, in the thread that used its sockets; wait for that ``seconds``."""
         done = threading.Event()
         with self._lock:
-            self._watched.discard(member)
-            self._stuck.discard(member)
+            self._leave_alone(member)
             running = self._thread is not None and self._thread is not threading.current_thread()
             if running:
                 self._leaving.append((member, done))
@@ -88,9 +100,13 @@ class Attendant:
     def unwatch(self, member: Attended) -> None:
         """Leave ``member`` alone; a call that runs at this moment may still end a little later."""
         with self._lock:
-            self._watched.discard(member)
-            self._stuck.discard(member)
+            self._leave_alone(member)
             self._alarm()
+
+    def _leave_alone(self, member: Attended) -> None:
+        self._watched.discard(member)
+        self._stuck.discard(member)
+        self._due.pop(member, None)
 
     def _ensure_running(self) -> None:
         if self._thread is None:
@@ -133,7 +149,8 @@ class Attendant:
                 gone.close()
                 done.set()
             stuck, watched = list(self._stuck), list(self._watched)
-            fresh, self._fresh = self._fresh & self._watched, set()
+            fresh, self._fresh = (self._fresh | self._take_due()) & self._watched, set()
+            next_due = min(self._due.values(), default=math.inf)
             if not stuck and not watched:
                 self._thread = self._alarm_bell = None
                 return False
@@ -153,14 +170,21 @@ class Attendant:
             if descriptor is not None:
                 by_descriptor[descriptor] = member
                 poller.register(descriptor, select.POLLIN)
-        ticking = stuck or wake is None
-        readable = {descriptor for descriptor, _ in poller.poll(0 if fresh else _TICK_MS if ticking else None)}
+        patience = 0.0 if fresh else _TICK if stuck or wake is None else max(0.0, next_due - time.monotonic())
+        readable = {descriptor for descriptor, _ in poller.poll(_milliseconds(patience))}
         if wake is not None and wake in readable:
             os.read(wake, 4096)
         called = {by_descriptor[descriptor] for descriptor in readable & by_descriptor.keys()}
         for member in called.union(stuck, fresh) - failed:
             self._serve(member)
         return True
+
+    def _take_due(self) -> set[Attended]:
+        now = time.monotonic()
+        due = {member for member, when in self._due.items() if when <= now}
+        for member in due:
+            del self._due[member]
+        return due
 
     def _serve(self, member: Attended) -> None:
         with self._lock:
@@ -176,8 +200,12 @@ class Attendant:
 
     def forget_after_fork(self) -> None:
         """Start again with a thread of the child's own, which the next member makes."""
-        forks.bury(self._watched, self._stuck)
+        forks.bury(self._watched, self._stuck, self._due)
         self._reset()
+
+
+def _milliseconds(seconds: float) -> int | None:
+    return None if seconds == math.inf else math.ceil(1000 * min(seconds, _LONGEST))
 
 
 def _open_alarm() -> tuple[int, int] | None:

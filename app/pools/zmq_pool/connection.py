@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from typing import Protocol
 
 import zmq
 
 from app.pools.errors import ConnectionLost, UnexpectedReply
 from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, frames_left_of, raw_recv, raw_send
+from app.pools.zmq_pool.config import FOREVER, SocketConfig
+from app.pools.zmq_pool.retries import Retry
 
 WINDOW = 400
 """Requests that may be unanswered at a time."""
 _BATCH = 512  # replies read before the loop's other tasks get a turn
 
-MONITORED = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+MONITORED = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECT_RETRIED)
 """The events of its socket that it needs to know."""
 
 Reply = asyncio.Future[bytes]
@@ -25,7 +28,7 @@ class Owner(Protocol):
     """The multiplexer, as a connection sees it."""
 
     loop: asyncio.AbstractEventLoop
-    endpoint: str
+    config: SocketConfig
 
     def is_closed(self) -> bool:
         """Say whether it is closed, in whichever thread."""
@@ -45,8 +48,10 @@ class Connection:
         "_frames_left",
         "_monitor",
         "_owner",
+        "_retry",
         "_scheduled",
         "_socket",
+        "_timer",
         "_usable",
         "pending",
         "unanswered",
@@ -58,6 +63,8 @@ class Connection:
         self._frames_left = frames_left_of(socket)
         self._monitor = monitor
         self._scheduled = False
+        self._retry = Retry(owner.config)
+        self._timer: asyncio.TimerHandle | None = None
         # For a moment after a loss libzmq still accepts messages, and drops them: so none is sent until the next
         # handshake. It begins as true because inproc has no handshakes; before the first one nothing is accepted.
         self._usable = True
@@ -146,7 +153,7 @@ class Connection:
         while self._frames_left():
             raw_recv(self._socket, NOBLOCK)
         if not reply.done():
-            reply.set_exception(UnexpectedReply(self._owner.endpoint, reason))
+            reply.set_exception(UnexpectedReply(self._owner.config.endpoint, reason))
 
     def _watch(self) -> None:
         """Take note of a connection that was lost, and of the next one."""
@@ -155,12 +162,30 @@ class Connection:
         lost = False
         while int(self._monitor.get(zmq.EVENTS)) & POLLIN:
             (event,) = struct.unpack_from("=H", self._monitor.recv_multipart()[0])
+            self._retry.note(event)
+            if event == zmq.EVENT_CONNECT_RETRIED:
+                continue
             self._usable = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             lost = lost or not self._usable
         if lost:
             self._receive()  # replies that came before the loss still count
             self._lose()
+        self._connect_when_due()
         self.pump()
+
+    def _connect_when_due(self) -> None:
+        """Have the socket connect anew in a while, if libzmq does not try again."""
+        if self._timer is None and self._retry.due != FOREVER:
+            self._timer = self._owner.loop.call_later(self._retry.due - time.monotonic(), self._connect_if_due)
+
+    def _connect_if_due(self) -> None:
+        self._timer = None
+        if self._owner.is_closed() or self._socket.closed:
+            return
+        if time.monotonic() >= self._retry.due:
+            self._retry.connect(self._socket, self._owner.config.endpoint)
+        else:
+            self._connect_when_due()
 
     def _lose(self) -> None:
         owner = self._owner
@@ -169,7 +194,7 @@ class Connection:
         for reply in lost.values():
             if not reply.done():
                 owner.note("lost")
-                reply.set_exception(ConnectionLost(owner.endpoint, maybe_executed=True))
+                reply.set_exception(ConnectionLost(owner.config.endpoint, maybe_executed=True))
 
     def close(self) -> None:
         """Close the socket and its monitor."""

@@ -75,8 +75,6 @@ class Desk:
         self.lease: type[OutletLease | SharedLease]
         self._sentinels = sentinels
         self._seen: Reachability | None = None  # by the sentinel
-        self._misfit = False
-        self._witnesses = Witnesses(config)
         self._max_idle_time = settings.max_idle_time
         self._seen_uses = 0
         self._deserted_since = NEVER
@@ -84,6 +82,7 @@ class Desk:
         self._patience = settings.checkout_timeout
         if config.socket_type in SENDING:
             outlet = self.outlet = Outlet(config, self._open_for_outlet, attendant)
+            self._witnesses = Witnesses(config, outlet.connect_anew)
             self._outlets_place = KeptPlace(budget)
             self.bucket: Bucket[Any] = Bucket(
                 "zmq",
@@ -95,6 +94,7 @@ class Desk:
             )
             self.lease = BoundOutletLease if config.bind else OutletLease
         else:
+            self._witnesses = Witnesses(config)
             self.bucket = Bucket(
                 "zmq",
                 config.label,
@@ -147,7 +147,7 @@ class Desk:
             shared_context.authenticator().serve(self.config.curve)
         self.watch()
         socket = open_socket(context, self.config, check_owner=self._check_owner, prepare=self._witnesses.call)
-        socket.__dict__["diagnose"] = self.trouble
+        socket.__dict__.update(diagnose=self.trouble, mourn=self.loss)
         if isinstance(socket, RequestSocket):
             socket.poll_busily(self._busy_poll)
         return socket
@@ -174,6 +174,11 @@ class Desk:
         """Return why the endpoint is known to be down, or nothing."""
         seen = self.reachability
         return "" if seen is None else seen.trouble()
+
+    def loss(self) -> str:
+        """Return why a reply that is due cannot come any more, as far as it is known, or nothing."""
+        seen = self.reachability
+        return "" if seen is None else seen.loss()
 
     def _close(self, socket: LeanSocket) -> None:
         unread = socket.unread() if self.config.socket_type is SocketType.PULL else 0
@@ -202,20 +207,11 @@ class Desk:
         self.bucket.sweep()
         if self.outlet is not None:
             self.outlet.sweep()
-            self._renew_outlet()
         if self.bucket.uses != self._seen_uses or not self.bucket.deserted:
             self._seen_uses = self.bucket.uses
             self._deserted_since = NEVER
         elif self._deserted_since == NEVER:
             self._deserted_since = time.monotonic()
-
-    def _renew_outlet(self) -> None:
-        """Have another socket opened after a peer did not fit: libzmq does not try again with this one."""
-        assert self.outlet is not None
-        misfit = self._seen is not None and self._seen.misfit
-        if misfit or self._misfit:
-            self.outlet.renew()
-        self._misfit = misfit
 
     @property
     def forgettable(self) -> bool:

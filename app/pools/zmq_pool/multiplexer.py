@@ -59,7 +59,6 @@ class Multiplexer:
     ) -> None:
         self.loop = loop
         self.config = config
-        self.endpoint = config.endpoint
         self._open_socket = open_socket
         self._trouble = trouble
         self._tell_closed = closed

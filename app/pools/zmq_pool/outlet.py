@@ -15,6 +15,7 @@ import zmq
 from app.pools.errors import OutOfDescriptors, PoolError, PoolTimeout
 from app.pools.zmq_pool.backend import NOBLOCK, raw_recv
 from app.pools.zmq_pool.inherited import disinherit
+from app.pools.zmq_pool.retries import Retry
 from app.pools.zmq_pool.sender import Sender
 from app.pools.zmq_pool.sockets import LeanSocket
 
@@ -55,14 +56,14 @@ class Outlet(Sender):
         if self._queue:
             self._attendant.nudge(self)
 
-    def renew(self) -> None:
-        """Have the next message, or the first of those that are queued, open another socket."""
-        if self._lent is None and not self._lock.locked():
-            with self._lock:
-                if self._lent is None and not self._closed:
-                    self._close_socket()
-        if self._queue:
-            self._attendant.nudge(self)
+    def connect_anew(self, retry: Retry) -> None:
+        """Connect again, which libzmq has given up, or put it off while somebody has the socket."""
+        if self._lent is not None or self._lock.locked():
+            retry.put_off()
+            return
+        with self._lock:
+            if self._lent is None and self._socket is not None:
+                retry.connect(self._socket, self.config.endpoint)
 
     # Leases
 

@@ -293,7 +293,6 @@ class ZMQPool(RequestingPool):
         """Close sockets that were idle too long or are too old, and report leases held too long."""
         for desk in self._all_desks():
             desk.sweep()
-        self._sentinels.sweep()
         with self._lock:
             self._multiplexers.close_those_of_closed_loops()
             self._multiplexers.close_idle(self.settings.max_idle_time)

@@ -9,6 +9,8 @@ from typing import Any
 
 import zmq
 
+from app.pools.zmq_pool.retries import Retry
+
 _FAILED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed; with CURVE, the server's key may be another one",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the handshake failed: the other side is no ZMQ peer of a fitting type",
@@ -34,16 +36,18 @@ class Reachability:
     Args:
         stands_in: whether the connection's type is not that of the sockets for whose sake it is watched: then a peer
             that does not take it may take them.
+        retry: says whether libzmq has given the connection up.
         secured: whether the handshake may fail for the sake of a key.
 
     Attributes:
         up: whether the endpoint is connected; ``None`` until the first attempt has ended, and while it is not known.
         last_error: why it is not, or was not the last time.
         reconnects: how often the connection came back.
-        misfit: whether somebody was there who does not take the connection's type. libzmq does not try again.
+        misfit: whether somebody was there who does not take the connection's type.
     """
 
-    def __init__(self, *, stands_in: bool = False, secured: bool = False) -> None:
+    def __init__(self, retry: Retry, *, stands_in: bool = False, secured: bool = False) -> None:
+        self._retry = retry
         self._stands_in = stands_in
         self._secured = secured
         self.up: bool | None = None
@@ -94,23 +98,24 @@ class Reachability:
         self._refused = False
 
     def trouble(self) -> str:
-        """Return why the endpoint is down, for an error; nothing if it is up or not known to be down.
+        """Return why the endpoint is down, for an error; nothing if it is up or not known to be down."""
+        return self.last_error if self.up is False else ""
 
-        Nothing either of a peer that did not fit: by now another may be there, which nobody has tried.
+    def loss(self) -> str:
+        """Return why nobody there can answer a request that was sent through another connection, if that is so.
+
+        Nothing of a peer that took that one and not this: by now this one may be taken as well, and nobody has tried.
         """
-        return self.last_error if self.up is False and not self.misfit else ""
+        return "" if self._retry.given_up or self.misfit else self.trouble()
 
     def figures(self) -> dict[str, Any]:
         """Return what is known of the endpoint."""
         return {"endpoint_up": self.up, "last_error": self.last_error, "reconnects": self.reconnects}
 
 
-def read_events(monitor: zmq.Socket[bytes], *readers: Reachability) -> bool:
-    """Tell ``readers`` of the events that a monitor has for them. Returns whether there were any."""
-    any_read = False
+def read_events(monitor: zmq.Socket[bytes], *readers: Reachability | Retry) -> None:
+    """Tell ``readers`` of the events that a monitor has for them."""
     while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
         event, value = struct.unpack_from("=Hi", monitor.recv_multipart()[0])
-        any_read = True
         for reader in readers:
             reader.note(event, value)
-    return any_read

@@ -9,6 +9,7 @@ messages unasked as it would to a DEALER. There is none for types whose peers ha
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from app.pools.zmq_pool.config import HEARTBEAT, SocketConfig, SocketType
 from app.pools.zmq_pool.opening import open_idle
 from app.pools.zmq_pool.options import Options, OptionValue
 from app.pools.zmq_pool.reachability import WATCHED, Reachability, read_events
+from app.pools.zmq_pool.retries import Retry
 
 _WATCHED_AS = {kind: kind for kind in (SocketType.REQ, SocketType.PUB, SocketType.SUB, SocketType.PUSH)}
 _WATCHED_AS[SocketType.DEALER] = SocketType.REQ
@@ -56,10 +58,9 @@ class Sentinel:
         self._endpoint = config.endpoint
         # Both, because sockets of its own type may be in use as well as those for which it stands in.
         secured = config.curve is not None
-        self._own_type = Reachability(secured=secured)
-        self._other_type = Reachability(secured=secured, stands_in=True)
-        self._retry = False
-        self._retrying = False  # then there is an attempt to wait for, which another one would end as a failure
+        self._retry = Retry(config)
+        self._own_type = Reachability(self._retry, secured=secured)
+        self._other_type = Reachability(self._retry, secured=secured, stands_in=True)
         self._socket, self._monitor = open_idle(context, config, WATCHED)
 
     @staticmethod
@@ -76,22 +77,14 @@ class Sentinel:
         return None if self._monitor.closed else int(self._monitor.get(zmq.FD))
 
     def attend(self) -> bool:
-        """Take note of the events that are there."""
-        if self._monitor.closed:  # it was told to retry as it was dismissed
+        """Take note of the events that are there, and try again where libzmq does not."""
+        if self._monitor.closed:  # dismissed this moment
             return True
-        if read_events(self._monitor, self._own_type, self._other_type):
-            self._retrying = False
-        if self._retry and not self._retrying:
-            self._retry, self._retrying = False, True
-            self._socket.disconnect(self._endpoint)
-            self._socket.connect(self._endpoint)
+        read_events(self._monitor, self._own_type, self._other_type, self._retry)
+        if time.monotonic() >= self._retry.due:
+            self._retry.connect(self._socket, self._endpoint)
+        attendant.serve_at(self, self._retry.due)
         return True
-
-    def retry(self) -> None:
-        """Try again, soon, if the peer did not fit the last time: libzmq does not."""
-        if self._own_type.misfit and not self._retrying:
-            self._retry = True
-            attendant.nudge(self)
 
     def close(self) -> None:
         """Close the socket and its monitor. Called by the attendant, whose they are."""
@@ -135,13 +128,6 @@ class Sentinels:
             self._users.setdefault(key, set()).add(user)
             attendant.watch(sentinel)  # a known one as well: an interrupt may have come in between
             return sentinel.seen_by(config)
-
-    def sweep(self) -> None:
-        """Try again where the peer did not fit."""
-        with self._lock:
-            sentinels = list(self._all.values())
-        for sentinel in sentinels:
-            sentinel.retry()
 
     def leave(self, config: SocketConfig, user: object) -> None:
         """Close the sentinel of a configuration's endpoint, if it has no other user."""

@@ -62,7 +62,7 @@ class LeanSocket(zmq.Socket[bytes]):
         super().__init__(context, kind)
         # Into __dict__, because pyzmq's __setattr__ takes attributes for options. The list, because changing
         # an item of it costs a fraction of setting an attribute.
-        self.__dict__.update(config=config, diagnose=str, _trace=[0], _pid=os.getpid(), _patience=0.0)
+        self.__dict__.update(config=config, diagnose=str, mourn=str, _trace=[0], _pid=os.getpid(), _patience=0.0)
         self.__dict__["_frames_left"] = frames_left_of(self)
 
     def __del__(self) -> None:

@@ -91,7 +91,7 @@ class WatchfulSocket(LeanSocket):
             ReplyLost: it is, and was at the last look. Not at the first one, for the sentinel may have lost a
                 connection that this socket has not, and get it back.
         """
-        why = self.__dict__["diagnose"]() if self._expects_reply() else ""
+        why = self.__dict__["mourn"]() if self._expects_reply() else ""
         if why and was_down:
             raise ReplyLost(self.config.endpoint, why)
         return bool(why)

@@ -2,12 +2,15 @@
 
 A peer hands messages to whoever connects as PULL, PAIR, ROUTER or REP, so nothing may connect beside the sockets that
 are leased. These are few, and held for long: so each has a monitor of its own, for as long as it is open.
+So has the one socket of a PUB or PUSH, beside the sentinel: it is kept, and would be left alone by libzmq for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Callable
 
 import zmq
 
@@ -15,6 +18,7 @@ from app.pools.zmq_pool.attendant import attendant
 from app.pools.zmq_pool.config import SocketConfig
 from app.pools.zmq_pool.monitors import end_monitor, open_monitor
 from app.pools.zmq_pool.reachability import WATCHED, Reachability, read_events
+from app.pools.zmq_pool.retries import Retry
 from app.pools.zmq_pool.sentinel import Sentinel
 from app.pools.zmq_pool.sockets import LeanSocket
 
@@ -24,10 +28,13 @@ class Witness:
 
     Args:
         socket: a socket that has not connected yet, or the first events would be missed.
+        connect: has it connect anew, or puts that off, where libzmq does not try again; nobody does without it.
     """
 
-    def __init__(self, socket: LeanSocket) -> None:
-        self.reachability = Reachability()
+    def __init__(self, socket: LeanSocket, connect: Callable[[Retry], None] | None) -> None:
+        self._connect = connect
+        self._retry = Retry(socket.config)
+        self.reachability = Reachability(self._retry)
         self.ended = False
         self._reader = open_monitor(socket, WATCHED)
         self._descriptor = int(self._reader.get(zmq.FD))
@@ -38,12 +45,18 @@ class Witness:
 
     def attend(self) -> bool:
         """Take note of the events that are there."""
-        if not self._reader.closed:
-            try:
-                read_events(self._reader, self.reachability)
-            except zmq.ContextTerminated:  # the pool has stopped, with the socket still leased
-                attendant.unwatch(self)
-                self.close()
+        if self._reader.closed:
+            return True
+        try:
+            read_events(self._reader, self.reachability, self._retry)
+        except zmq.ContextTerminated:  # the pool has stopped, with the socket still leased
+            attendant.unwatch(self)
+            self.close()
+            return True
+        if self._connect is not None:
+            if time.monotonic() >= self._retry.due:
+                self._connect(self._retry)
+            attendant.serve_at(self, self._retry.due)
         return True
 
     def end(self, socket: LeanSocket) -> None:
@@ -60,10 +73,17 @@ class Witness:
 
 
 class Witnesses:
-    """Those of one configuration, if its sockets connect and no sentinel does."""
+    """Those of one configuration, if its sockets connect and no sentinel does, or they are to connect anew.
 
-    def __init__(self, config: SocketConfig) -> None:
-        self._wanted = not (config.bind or config.endpoint.startswith("inproc:") or Sentinel.suits(config))
+    Args:
+        config: the configuration.
+        connect: as a witness takes it.
+    """
+
+    def __init__(self, config: SocketConfig, connect: Callable[[Retry], None] | None = None) -> None:
+        connects = not config.bind and not config.endpoint.startswith("inproc:")
+        self._wanted = connects and (connect is not None or not Sentinel.suits(config))
+        self._connect = connect
         self._lock = threading.Lock()
         self._all: list[Witness] = []
 
@@ -71,7 +91,7 @@ class Witnesses:
         """Have the connection of a new socket watched until it closes, or its lessee begins a monitor."""
         if not self._wanted:
             return
-        witness = Witness(socket)
+        witness = Witness(socket, self._connect)
         socket.__dict__["_witness"] = witness
         with self._lock:
             self._all = [each for each in self._all if not each.ended]

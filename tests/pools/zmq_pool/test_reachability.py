@@ -79,11 +79,7 @@ def test_what_is_known_does_not_depend_on_who_came_first(pool, peers, order):
     dealer.close(0)
     peers.bound(zmq.ROUTER, endpoint)
 
-    def both_up():
-        pool.sweep()  # housekeeping, which tries again
-        return [True, True] == [up(pool, f"{kind.name} {endpoint}") for kind in order]
-
-    eventually(both_up)
+    eventually(lambda: [True, True] == [up(pool, f"{kind.name} {endpoint}") for kind in order], 20)
     assert {"healthy": True, "reasons": [], "endpoints": {endpoint: True}} == pool.health()
     for lease in leases:
         lease.__exit__(None, None, None)
