@@ -45,6 +45,8 @@ either, on neither side: they would take it for dead, and drop the connection wi
 HEARTBEAT = 1.0
 """Seconds between two heartbeats, where they do no harm."""
 
+_LONGEST = (2**31 - 1) // 1000
+"""Seconds; libzmq takes no longer time."""
 
 _KEEPALIVE: dict[str, OptionValue] = {
     "TCP_KEEPALIVE": 1,
@@ -70,8 +72,10 @@ class SocketConfig:
         receive_timeout: seconds that a receive may wait, ``math.inf`` for ever. By default 10 for REQ and
             DEALER, which wait for an answer, and for ever for the others, which wait for work.
         heartbeat: seconds between two heartbeats on an idle connection; 0 turns them off. A peer that does not
-            answer within twice that time counts as lost. By default 1; none for PUB, PUSH, SUB and PULL, whose slow
-            receivers would lose what is on the way: there TCP's keepalive finds machines that are gone.
+            answer within twice that time counts as lost, also if a long message is on the way meanwhile. By default 1,
+            and a peer has ``receive_timeout`` to answer; none for PUB, PUSH, SUB and PULL, whose slow
+            receivers would lose what is on the way. There, and
+            by default, TCP's keepalive finds machines that are gone.
         linger: seconds for which a closed socket still tries to deliver; 0 for REQ, whose requests nobody
             waits for any more, and 2 for the others.
         max_connections: sockets of this configuration, at most; by default ``ZMQ_POOL_MAX_CONNECTIONS``.
@@ -159,18 +163,24 @@ class SocketConfig:
         if self.socket_type is SocketType.PUB:
             # A full queue is seen, and waited for a while, instead of dropping in silence.
             effective["XPUB_NODROP"] = 1
-        heartbeat = self.heartbeat
-        if heartbeat is None:
-            heartbeat = 0.0 if self.socket_type in ONE_WAY else HEARTBEAT
-        if heartbeat:
-            effective["HEARTBEAT_IVL"] = milliseconds(heartbeat)
-            effective["HEARTBEAT_TIMEOUT"] = milliseconds(2 * heartbeat)
-        else:
-            effective.update(_KEEPALIVE)
+        effective.update(self._signs_of_life())
         if isinstance(self.curve, CurveClient | CurveServer):
             effective.update(self.curve.options())
         effective.update(Options(self.options) if not isinstance(self.options, Options) else self.options)
         return effective
+
+    def _signs_of_life(self) -> dict[str, OptionValue]:
+        """Return the options by which a peer that is gone is noticed."""
+        if self.heartbeat:
+            return {
+                "HEARTBEAT_IVL": milliseconds(self.heartbeat),
+                "HEARTBEAT_TIMEOUT": milliseconds(2 * self.heartbeat),
+            }
+        if self.heartbeat == 0 or self.socket_type in ONE_WAY:
+            return _KEEPALIVE
+        # The answer to a heartbeat comes behind a message that is being transferred, however long that takes.
+        patience = max(2 * HEARTBEAT, min(self.receive_timeout or 0.0, _LONGEST))
+        return {"HEARTBEAT_IVL": milliseconds(HEARTBEAT), "HEARTBEAT_TIMEOUT": milliseconds(patience), **_KEEPALIVE}
 
     def _settle(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -12,7 +12,7 @@ import zmq
 from app.pools.errors import ConnectionLost, UnexpectedReply
 from app.pools.zmq_pool.backend import NOBLOCK, NOBLOCK_SNDMORE, POLLIN, frames_left_of, raw_recv, raw_send
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
-from app.pools.zmq_pool.retries import Retry
+from app.pools.zmq_pool.retries import Retry, connect_anew
 
 WINDOW = 400
 """Requests that may be unanswered at a time."""
@@ -53,6 +53,7 @@ class Connection:
         "_socket",
         "_timer",
         "_usable",
+        "connected_at",
         "pending",
         "unanswered",
     )
@@ -68,6 +69,8 @@ class Connection:
         # For a moment after a loss libzmq still accepts messages, and drops them: so none is sent until the next
         # handshake. It begins as true because inproc has no handshakes; before the first one nothing is accepted.
         self._usable = True
+        self.connected_at = FOREVER
+        """When the last handshake ended, in monotonic seconds."""
         self.pending: dict[bytes, Reply] = {}
         self.unanswered: set[bytes] = set()
         """Those on the way that nobody waits for: they expired or were cancelled, and their replies have not come."""
@@ -166,6 +169,7 @@ class Connection:
             if event == zmq.EVENT_CONNECT_RETRIED:
                 continue
             self._usable = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self.connected_at = time.monotonic()
             lost = lost or not self._usable
         if lost:
             self._receive()  # replies that came before the loss still count
@@ -186,6 +190,13 @@ class Connection:
             self._retry.connect(self._socket, self._owner.config.endpoint)
         else:
             self._connect_when_due()
+
+    def lose(self) -> None:
+        """Begin another connection, because the peer of this one is gone."""
+        self._receive()
+        self._lose()
+        self._usable = False
+        connect_anew(self._socket, self._owner.config.endpoint)
 
     def _lose(self) -> None:
         owner = self._owner

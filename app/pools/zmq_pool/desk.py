@@ -175,10 +175,10 @@ class Desk:
         seen = self.reachability
         return "" if seen is None else seen.trouble()
 
-    def loss(self) -> str:
-        """Return why a reply that is due cannot come any more, as far as it is known, or nothing."""
+    def loss(self, since: float = -NEVER) -> str:
+        """Return why a reply that is due cannot come any more, if that is known to have happened since then."""
         seen = self.reachability
-        return "" if seen is None else seen.loss()
+        return "" if seen is None else seen.loss(since)
 
     def _close(self, socket: LeanSocket) -> None:
         unread = socket.unread() if self.config.socket_type is SocketType.PULL else 0

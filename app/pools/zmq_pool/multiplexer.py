@@ -32,6 +32,7 @@ from app.pools.errors import NoReply, NotSent, PoolClosed
 from app.pools.zmq_pool.attempts import out_of_descriptors
 from app.pools.zmq_pool.config import FOREVER, SocketConfig
 from app.pools.zmq_pool.connection import MONITORED, WINDOW, Connection, Reply
+from app.pools.zmq_pool.watchful import LOOK_EVERY
 
 _TOO_MANY_UNANSWERED = WINDOW // 2
 _RETIRING_AT_MOST = 4  # connections; a server that answers nothing would be given ever more of them
@@ -47,6 +48,7 @@ class Multiplexer:
         open_socket: opens a DEALER that connects, and a monitor of the events that it is given.
         trouble: says why the endpoint is known to be down, or nothing.
         closed: told when it is closed.
+        loss: says why no reply can come any more through a connection made then (monotonic seconds), or nothing.
     """
 
     def __init__(
@@ -56,12 +58,16 @@ class Multiplexer:
         open_socket: Callable[[int], tuple[zmq.Socket[bytes], zmq.Socket[bytes]]],
         trouble: Callable[[], str] = str,
         closed: Callable[[], None] = lambda: None,
+        loss: Callable[[float], str] = lambda _: "",
     ) -> None:
         self.loop = loop
         self.config = config
         self._open_socket = open_socket
         self._trouble = trouble
         self._tell_closed = closed
+        self._loss = loss
+        self._looking = False
+        self._seen_lost: list[Connection] = []
         self._create_future = loop.create_future
         self._serial = 0
         # In their order, and any of them out of it at once: one that is given up must not keep its body here.
@@ -183,6 +189,9 @@ class Multiplexer:
 
     def _expire_later(self, seconds: float, number: bytes) -> None:
         """Begin to collect the requests of a tick that have the same time limit: one timer for all of them."""
+        if not self._looking:
+            self._looking = True
+            self.loop.call_later(LOOK_EVERY, self._look)
         if seconds != FOREVER:
             self._expiring[seconds] = [number]
             self.loop.call_later(min(_TICK, seconds / 10), self._end_tick, seconds)
@@ -216,6 +225,23 @@ class Multiplexer:
         if not reply.done():
             self._counts["expired"] += 1
             reply.set_exception(error)
+
+    def _look(self) -> None:
+        """Lose each connection whose peer is gone, and was at the last look, and go on while any is waited for.
+
+        Their own heartbeats are patient, since replies may be long; those of what watches the endpoint are not.
+        """
+        waited_for = [each for each in (self._connection, *self._retiring) if each.pending]
+        self._looking = bool(waited_for) and not self.is_closed()
+        if not self._looking:
+            self._seen_lost = []
+            return
+        lost = [each for each in waited_for if self._loss(each.connected_at)]
+        for each in lost:
+            if each in self._seen_lost:
+                each.lose()
+        self._seen_lost = lost
+        self.loop.call_later(LOOK_EVERY, self._look)
 
     # Life
 

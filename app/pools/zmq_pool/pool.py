@@ -212,7 +212,9 @@ class ZMQPool(RequestingPool):
         context = self.context
         desk = self._open_desk(config)
         desk.watch()
-        return Multiplexer(loop, config, lambda events: open_dealer(context, config, events), desk.trouble, closed)
+        return Multiplexer(
+            loop, config, lambda events: open_dealer(context, config, events), desk.trouble, closed, desk.loss
+        )
 
     def _get_to_know(self, config: SocketConfig) -> tuple[type[OutletLease | SharedLease], Bucket[Any]]:
         with self._lock:  # so that nothing is known that is forgotten at the same time

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from typing import Any
 
 import zmq
 
+from app.pools.zmq_pool.config import FOREVER
 from app.pools.zmq_pool.retries import Retry
 
 _FAILED = {
@@ -55,6 +57,7 @@ class Reachability:
         self.reconnects = 0
         self.misfit = False
         self._ever_up = False
+        self._lost_at = -FOREVER
         self._refused = False  # by a handshake that failed, after which the connection is closed
 
     def note(self, event: int, value: int) -> None:
@@ -88,6 +91,7 @@ class Reachability:
 
     def _note_end(self) -> None:
         if self.up:
+            self._lost_at = time.monotonic()
             self.last_error = "the connection was lost"
             self.up = False
         elif not self._refused:
@@ -101,12 +105,13 @@ class Reachability:
         """Return why the endpoint is down, for an error; nothing if it is up or not known to be down."""
         return self.last_error if self.up is False else ""
 
-    def loss(self) -> str:
+    def loss(self, since: float = -FOREVER) -> str:
         """Return why nobody there can answer a request that was sent through another connection, if that is so.
 
         Nothing of a peer that took that one and not this: by now this one may be taken as well, and nobody has tried.
+        Nor of what was lost before ``since`` (monotonic seconds): the other connection may have come back first.
         """
-        return "" if self._retry.given_up or self.misfit else self.trouble()
+        return "" if self._retry.given_up or self.misfit or self._lost_at < since else self.trouble()
 
     def figures(self) -> dict[str, Any]:
         """Return what is known of the endpoint."""
