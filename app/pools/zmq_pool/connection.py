@@ -193,9 +193,11 @@ class Connection:
 
     def lose(self) -> None:
         """Begin another connection, because the peer of this one is gone."""
+        if self._socket.closed:
+            return
         self._receive()
         self._lose()
-        self._usable = False
+        self._usable = self._owner.config.endpoint.startswith("inproc:")
         connect_anew(self._socket, self._owner.config.endpoint)
 
     def _lose(self) -> None:

@@ -36,6 +36,7 @@ from app.pools.zmq_pool.opening import open_socket
 from app.pools.zmq_pool.outlet import Outlet
 from app.pools.zmq_pool.owner import claim, disown
 from app.pools.zmq_pool.reachability import Reachability
+from app.pools.zmq_pool.rebinding import rebinding
 from app.pools.zmq_pool.sentinel import Sentinels
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.witnesses import Witnesses
@@ -107,6 +108,15 @@ class Desk:
                 forsake=disown,  # it closes when nothing refers to it
             )
             self.lease = _lease_for(config, check_owner=self._check_owner)
+
+        rebinding.join(config, self)
+
+    def rejoin(self) -> None:
+        """Leave the socket that has bound an ``inproc`` endpoint, and is closed, for whoever binds it next."""
+        if self.outlet is not None:
+            self.outlet.rejoin()
+        elif self.config.socket_type in ASKING:  # in the others there may be messages left
+            self.bucket.clear()
 
     def _open(self) -> LeanSocket:
         attempt = self._attempt()

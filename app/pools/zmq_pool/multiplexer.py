@@ -19,6 +19,7 @@ Three rules make it safe:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import threading
 import time
@@ -242,6 +243,17 @@ class Multiplexer:
                 each.lose()
         self._seen_lost = lost
         self.loop.call_later(LOOK_EVERY, self._look)
+
+    def rejoin(self) -> None:
+        """Connect to whoever binds an ``inproc`` endpoint next. May be called in any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._rejoin)
+
+    def _rejoin(self) -> None:
+        if not self.is_closed():
+            for each in (self._connection, *self._retiring):
+                each.lose()
+            self.go_on()
 
     # Life
 

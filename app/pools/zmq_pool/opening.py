@@ -21,6 +21,7 @@ from app.pools.zmq_pool.endpoints import check_folder
 from app.pools.zmq_pool.monitors import end_monitor, open_monitor
 from app.pools.zmq_pool.options import Options, OptionValue
 from app.pools.zmq_pool.owner import owner_checked
+from app.pools.zmq_pool.rebinding import InprocBind
 from app.pools.zmq_pool.sockets import LeanSocket, ReplySocket
 from app.pools.zmq_pool.watchful import WatchfulSocket
 
@@ -172,6 +173,8 @@ def _bind(socket: LeanSocket, config: SocketConfig) -> None:
         if out_of_descriptors(error):
             raise
         raise ConfigError(f"libzmq cannot bind {config.label}: {error.strerror}") from None
+    if config.endpoint.startswith("inproc:"):
+        socket.__dict__["_inproc_bind"] = InprocBind(config.endpoint)
     if path is not None:
         os.chmod(path, 0o600)  # libzmq leaves it to the umask
 

@@ -15,7 +15,7 @@ import zmq
 from app.pools.errors import OutOfDescriptors, PoolError, PoolTimeout
 from app.pools.zmq_pool.backend import NOBLOCK, raw_recv
 from app.pools.zmq_pool.inherited import disinherit
-from app.pools.zmq_pool.retries import Retry
+from app.pools.zmq_pool.retries import Retry, connect_anew
 from app.pools.zmq_pool.sender import Sender
 from app.pools.zmq_pool.sockets import LeanSocket
 
@@ -64,6 +64,13 @@ class Outlet(Sender):
         with self._lock:
             if self._lent is None and self._socket is not None:
                 retry.connect(self._socket, self.config.endpoint)
+
+    def rejoin(self) -> None:
+        """Connect to whoever binds an ``inproc`` endpoint next."""
+        with self._lock:
+            self._outdated = self._lent is not None
+            if self._socket is not None and not self._outdated:
+                connect_anew(self._socket, self.config.endpoint)
 
     # Leases
 
@@ -119,7 +126,7 @@ class Outlet(Sender):
         if self._lent is lessee:
             with self._lock:
                 socket = self._socket
-                if socket is not None and (self._closed or not (socket.reusable() and healthy)):
+                if socket is not None and (self._closed or self._outdated or not (socket.reusable() and healthy)):
                     self._close_socket()
                 self._lent = None
         if self._queue:  # also beside a lease that could not begin: who sent meanwhile left it to that one

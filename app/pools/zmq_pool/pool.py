@@ -29,6 +29,7 @@ from app.pools.zmq_pool.multiplexer import Multiplexer
 from app.pools.zmq_pool.multiplexers import Multiplexers, end_all
 from app.pools.zmq_pool.opening import open_dealer
 from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.rebinding import rebinding
 from app.pools.zmq_pool.requesting import RequestingPool, expect, require_config
 from app.pools.zmq_pool.sentinel import Sentinels
 
@@ -212,9 +213,11 @@ class ZMQPool(RequestingPool):
         context = self.context
         desk = self._open_desk(config)
         desk.watch()
-        return Multiplexer(
+        made = Multiplexer(
             loop, config, lambda events: open_dealer(context, config, events), desk.trouble, closed, desk.loss
         )
+        rebinding.join(config, made)
+        return made
 
     def _get_to_know(self, config: SocketConfig) -> tuple[type[OutletLease | SharedLease], Bucket[Any]]:
         with self._lock:  # so that nothing is known that is forgotten at the same time

@@ -60,6 +60,7 @@ class Sender(ABC):
         self._socket: LeanSocket | None = None
         self._ready: LeanSocket | None = None  # the socket, while it may be used without looking any further
         self._descriptor: int | None = None
+        self._outdated = False  # whether it is to be closed at the end of its lease
         self._holding_until = 0.0
         self._freed_at = -FOREVER
         self._closed = False
@@ -298,6 +299,7 @@ class Sender(ABC):
     def _close_socket(self) -> None:
         self._freed_at = time.monotonic()
         socket, self._socket, self._ready, self._descriptor = self._socket, None, None, None
+        self._outdated = False
         if socket is not None:
             socket.close()
 

@@ -304,6 +304,9 @@ class LeanSocket(zmq.Socket[bytes]):
         """Close the socket, which the pool would do as well."""
         self._trace[0] |= CHANGED
         self._end_witness()
+        bind = self.__dict__.pop("_inproc_bind", None)
+        if bind is not None and self._pid == os.getpid():
+            bind.end(self)
         super().close(linger)
         claim = self.__dict__.pop("_claim", None)
         if claim is not None and self._pid == os.getpid():
