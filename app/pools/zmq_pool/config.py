@@ -45,9 +45,6 @@ either, on neither side: they would take it for dead, and drop the connection wi
 HEARTBEAT = 1.0
 """Seconds between two heartbeats, where they do no harm."""
 
-_LONGEST = (2**31 - 1) // 1000
-"""Seconds; libzmq takes no longer time."""
-
 _KEEPALIVE: dict[str, OptionValue] = {
     "TCP_KEEPALIVE": 1,
     "TCP_KEEPALIVE_IDLE": 15,
@@ -179,7 +176,7 @@ class SocketConfig:
         if self.heartbeat == 0 or self.socket_type in ONE_WAY:
             return _KEEPALIVE
         # The answer to a heartbeat comes behind a message that is being transferred, however long that takes.
-        patience = max(2 * HEARTBEAT, min(self.receive_timeout or 0.0, _LONGEST))
+        patience = max(2 * HEARTBEAT, min(self.receive_timeout or 0.0, _MOST_MS / 1000))
         return {"HEARTBEAT_IVL": milliseconds(HEARTBEAT), "HEARTBEAT_TIMEOUT": milliseconds(patience), **_KEEPALIVE}
 
     def _settle(self, name: str, value: Any) -> None:
@@ -260,9 +257,7 @@ def _topic(topic: object) -> bytes:
 def _linger_seconds(config: SocketConfig) -> float:
     options = config.options or {}
     if "LINGER" in options:
-        milliseconds = options["LINGER"]
-        assert isinstance(milliseconds, int)
-        return milliseconds / 1000
+        return seconds_of(options["LINGER"])
     return config.linger or 0.0
 
 
@@ -271,3 +266,9 @@ def milliseconds(seconds: float) -> int:
     if seconds >= _MOST_MS / 1000:
         return -1 if seconds == FOREVER else _MOST_MS
     return max(0, round(seconds * 1000))
+
+
+def seconds_of(option: object) -> float:
+    """Return a time as libzmq has it in seconds."""
+    assert isinstance(option, int)
+    return FOREVER if option < 0 else option / 1000

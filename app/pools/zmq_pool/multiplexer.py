@@ -31,13 +31,13 @@ import zmq
 
 from app.pools.errors import NoReply, NotSent, PoolClosed
 from app.pools.zmq_pool.attempts import out_of_descriptors
-from app.pools.zmq_pool.config import FOREVER, SocketConfig
+from app.pools.zmq_pool.config import FOREVER, SocketConfig, seconds_of
 from app.pools.zmq_pool.connection import MONITORED, WINDOW, Connection, Reply
+from app.pools.zmq_pool.ticks import Ticks
 from app.pools.zmq_pool.watchful import LOOK_EVERY
 
 _TOO_MANY_UNANSWERED = WINDOW // 2
 _RETIRING_AT_MOST = 4  # connections; a server that answers nothing would be given ever more of them
-_TICK = 0.05  # seconds; requests that start within a tick expire together
 
 
 class Multiplexer:
@@ -73,7 +73,11 @@ class Multiplexer:
         self._serial = 0
         # In their order, and any of them out of it at once: one that is given up must not keep its body here.
         self._queue: OrderedDict[bytes, tuple[bytes, Reply]] = OrderedDict()
-        self._expiring: dict[float, list[bytes]] = {}
+        options = config.libzmq_options()
+        self._reply_within, self._send_within = seconds_of(options["RCVTIMEO"]), seconds_of(options["SNDTIMEO"])
+        self._limits = Ticks(loop, self._expire)
+        self._expiring = self._limits.collecting
+        self._limits_of_queue = Ticks(loop, self._expire_in_queue)
         self._closing = threading.RLock()  # re-entrant: a signal's handler may stop the pool
         self._closed = False
         self.leaving = False
@@ -95,16 +99,16 @@ class Multiplexer:
             raise PoolClosed("zmq")
         if body.__class__ is not bytes:
             raise TypeError(f"a request must be bytes, not {type(body).__name__}")
-        seconds = self.config.receive_timeout if timeout is None else timeout
+        seconds = self._reply_within if timeout is None else timeout
         reply = self._create_future()
         self._serial = serial = self._serial + 1
         number = b"%x" % serial
         if self._queue or not self._connection.put(number, body, reply):
             self._enqueue(number, body, reply)
         try:
-            self._expiring[seconds].append(number)  # type: ignore[index]
+            self._expiring[seconds].append(number)
         except KeyError:
-            self._expire_later(seconds or 0.0, number)
+            self._expire_later(seconds, number)
         return number, reply
 
     def _enqueue(self, number: bytes, body: bytes, reply: Reply) -> None:
@@ -114,6 +118,8 @@ class Multiplexer:
                 f"This one was not queued; sending it again is safe"
             )
         self._queue[number] = body, reply
+        if self._send_within != FOREVER:
+            self._limits_of_queue.add(self._send_within, number)
         self._renew_soon()
 
     def give_up(self, number: bytes) -> None:
@@ -189,27 +195,16 @@ class Multiplexer:
     # Expiry
 
     def _expire_later(self, seconds: float, number: bytes) -> None:
-        """Begin to collect the requests of a tick that have the same time limit: one timer for all of them."""
         if not self._looking:
             self._looking = True
             self.loop.call_later(LOOK_EVERY, self._look)
         if seconds != FOREVER:
-            self._expiring[seconds] = [number]
-            self.loop.call_later(min(_TICK, seconds / 10), self._end_tick, seconds)
-
-    def _end_tick(self, seconds: float) -> None:
-        numbers = self._expiring.pop(seconds)
-        self.loop.call_later(seconds, self._expire, numbers, seconds)
+            self._limits.begin(seconds, number)
 
     def _expire(self, numbers: list[bytes], seconds: float) -> None:
         for number in numbers:
-            waiting = self._queue.pop(number, None)
-            if waiting is not None:
-                why = self._trouble() or ("too many are unanswered" if self._connection.full else "no peer took it")
-                self._fail(
-                    waiting[1],
-                    NotSent(f"{self.config.label} did not send within {seconds:g} s: {why}. Sending it again is safe"),
-                )
+            if number in self._queue:
+                self._fail_unsent(number, seconds)
             elif (reply := self._abandon(number)) is not None:
                 self._fail(
                     reply,
@@ -221,6 +216,20 @@ class Multiplexer:
         if not self.is_closed():
             self.tidy()
             self.flush()
+
+    def _expire_in_queue(self, numbers: list[bytes], seconds: float) -> None:
+        """Fail what no peer took. What waits for replies to others has the time that it has for its own."""
+        if not self._connection.full:
+            for number in numbers:
+                if number in self._queue:
+                    self._fail_unsent(number, seconds)
+
+    def _fail_unsent(self, number: bytes, seconds: float) -> None:
+        _, reply = self._queue.pop(number)
+        why = self._trouble() or ("too many are unanswered" if self._connection.full else "no peer took it")
+        self._fail(
+            reply, NotSent(f"{self.config.label} did not send within {seconds:g} s: {why}. Sending it again is safe")
+        )
 
     def _fail(self, reply: Reply, error: Exception) -> None:
         if not reply.done():

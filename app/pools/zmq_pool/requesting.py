@@ -73,7 +73,7 @@ class RequestingPool(ManagedPool):
             config: a REQ configuration that connects.
             body: the request.
             timeout: seconds for all of it. Unless given, ``config.receive_timeout``, and for as long as the pool is
-                paused the limit of a checkout.
+                paused the limit of a checkout. A connection is waited for ``config.send_timeout`` seconds at most.
 
         Raises:
             NotSent: no peer was connected in time, or too many requests wait; sending it again is safe.

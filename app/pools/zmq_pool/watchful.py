@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import zmq
 
 from app.pools.zmq_pool.backend import NOBLOCK, raw_get, raw_set
-from app.pools.zmq_pool.config import FOREVER, milliseconds
+from app.pools.zmq_pool.config import FOREVER, milliseconds, seconds_of
 from app.pools.zmq_pool.sockets import LeanSocket
 from app.pools.zmq_pool.timeouts import ReplyLost
 from app.pools.zmq_pool.trace import RETIMED
@@ -37,8 +37,7 @@ class WatchfulSocket(LeanSocket):
     def be_watchful(self) -> None:
         """Have receives look, now and then, whether the endpoint is down."""
         if not self.config.bind and not self.config.endpoint.startswith("inproc:"):
-            limit = int(raw_get(self, _RCVTIMEO))
-            self._wait_at_most(FOREVER if limit < 0 else limit / 1000)
+            self._wait_at_most(seconds_of(raw_get(self, _RCVTIMEO)))
 
     @property
     def watchful(self) -> bool:

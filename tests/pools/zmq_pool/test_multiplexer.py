@@ -237,6 +237,36 @@ async def test_a_killed_server_fails_what_is_in_flight_at_once(pool):
         assert b"again" == await pool.request_async(config, b"again")
 
 
+async def test_a_connection_is_waited_for_as_long_as_a_send_may_wait(pool, free_endpoint):
+    """Where nobody listens a request ends with the limit of a send, given as seconds or as libzmq's option."""
+    for limited in ({"send_timeout": 0.1}, {"options": {"SNDTIMEO": 100}}):
+        config = SocketConfig(SocketType.REQ, free_endpoint, receive_timeout=600, **limited)
+        for timeout in (None, 600):
+            with pytest.raises(NotSent, match=r"0\.1 s: nobody listens there"):
+                await asyncio.wait_for(pool.request_async(config, b"anyone?", timeout), 20)
+
+
+async def test_who_waits_for_room_beside_others_has_the_time_of_a_reply(pool):
+    """A send's limit ends no request that waits because 400 others are under way."""
+    with echo_process("REP") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60, send_timeout=0.1, heartbeat=60)
+        assert b"warm" == await pool.request_async(config, b"warm", timeout=60)
+        server.freeze()
+        asking = [asyncio.create_task(pool.request_async(config, b"%d" % n)) for n in range(WINDOW + 50)]
+        await eventually_async(lambda: figures(pool, config)["waiting"] == 50)
+        assert not (await asyncio.wait(asking, timeout=0.5))[0]
+        server.thaw()
+        assert [b"%d" % n for n in range(WINDOW + 50)] == await asyncio.gather(*asking)
+
+
+async def test_libzmqs_option_limits_the_wait_for_a_reply(pool):
+    """A reply is waited for as long as ``RCVTIMEO`` among the options says."""
+    with echo_process("ROUTER") as server:
+        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=600, options={"RCVTIMEO": 200})
+        with pytest.raises(NoReply):
+            await asyncio.wait_for(pool.request_async(config, b"silence"), 20)
+
+
 async def test_a_frozen_server_is_noticed_by_its_heartbeat(pool):
     """When the server stops executing, what is in flight fails within the heartbeat's time."""
     with echo_process("REP") as server:
