@@ -173,7 +173,16 @@ class Desk:
     def watch(self) -> None:
         """Begin to watch the endpoint, if it can be watched."""
         if self._seen is None:
-            self._seen = self._sentinels.of(self.config, self)
+            self._sentinels.join(self.config, self)
+
+    @property
+    def needs_watch(self) -> bool:
+        """Whether anybody uses the configuration."""
+        return not self.bucket.deserted
+
+    def see(self, seen: Reachability | None) -> None:
+        """Take what the endpoint's sentinel sees, or that there is none any more."""
+        self._seen = seen
 
     @property
     def reachability(self) -> Reachability | None:
@@ -229,9 +238,8 @@ class Desk:
         return self.outlet is None and time.monotonic() - self._deserted_since >= self._max_idle_time
 
     def unwatch(self) -> None:
-        """Watch the endpoint no longer."""
+        """Watch the endpoint no longer, unless somebody uses it by now."""
         if self._seen is not None:
-            self._seen = None
             self._sentinels.leave(self.config, self)
 
     def figures(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 
@@ -91,6 +91,17 @@ class Sentinel:
         self._socket.close(0)
 
 
+class User(Protocol):
+    """Who has an endpoint watched."""
+
+    @property
+    def needs_watch(self) -> bool:
+        """Whether anybody uses it."""
+
+    def see(self, seen: Reachability | None) -> None:
+        """Take what the endpoint's sentinel sees, or that there is none any more."""
+
+
 class Sentinels:
     """The sentinels of a pool: one for each endpoint, however many configurations lead there, while any is in use.
 
@@ -106,17 +117,13 @@ class Sentinels:
         self._context = context
         self._lock = threading.Lock()
         self._all: dict[SocketConfig, Sentinel] = {}
-        self._users: dict[SocketConfig, set[object]] = {}
+        self._users: dict[SocketConfig, set[User]] = {}
         self._dismissed = False
 
-    def of(self, config: SocketConfig, user: object) -> Reachability | None:
-        """Return what the sentinel of a configuration's endpoint sees, for ``user`` until it leaves.
-
-        Returns:
-            ``None`` for an endpoint that cannot be watched.
-        """
+    def join(self, config: SocketConfig, user: User) -> None:
+        """Have ``user`` see what the sentinel of a configuration's endpoint does, if it can have one."""
         if not Sentinel.suits(config):
-            return None
+            return
         key = _watching(config)
         context = self._context()
         with self._lock:
@@ -127,15 +134,19 @@ class Sentinels:
                 sentinel = self._all[key] = Sentinel(context, key)
             self._users.setdefault(key, set()).add(user)
             attendant.watch(sentinel)  # a known one as well: an interrupt may have come in between
-            return sentinel.seen_by(config)
+            user.see(sentinel.seen_by(config))
 
-    def leave(self, config: SocketConfig, user: object) -> None:
-        """Close the sentinel of a configuration's endpoint, if it has no other user."""
+    def leave(self, config: SocketConfig, user: User) -> None:
+        """Close the sentinel of a configuration's endpoint, if nobody uses it."""
         if not Sentinel.suits(config):
             return
         key = _watching(config)
         with self._lock:
             users = self._users.get(key, set())
+            user.see(None)  # first: who begins to use it at this moment finds that, or is found by what comes next
+            if user in users and user.needs_watch:
+                user.see(self._all[key].seen_by(config))
+                return
             users.discard(user)
             unneeded = None if users else self._all.pop(key, None)
             if not users:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 
 import psutil
@@ -10,6 +11,7 @@ import pytest
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import NotSent
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from app.pools.zmq_pool.sentinel import Sentinels
 from tests.support.echo import replier
 from tests.support.echo_process import echo_process
 from tests.support.waiting import eventually, eventually_async
@@ -106,3 +108,29 @@ def test_who_meets_an_endpoint_as_it_is_forgotten_is_served(pool):
             assert b"new" == pool.request(config, b"new")
         del lease, socket
         eventually(lambda: gc.collect() >= 0 and desk() is None)
+
+
+def test_an_endpoint_is_watched_for_who_meets_it_as_it_is_forgotten(pool, monkeypatch):
+    """A lease that begins while the watch is being ended has one: it is told that the server went away."""
+    leave = Sentinels.leave
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint, receive_timeout=20)
+        lease = pool.socket(config)
+        pool.request(config, b"x")
+        leased, left = threading.Event(), threading.Event()
+
+        def leave_late(sentinels, config, user):
+            leased.wait(20)
+            leave(sentinels, config, user)
+            left.set()
+
+        monkeypatch.setattr(Sentinels, "leave", leave_late)
+        desk = pool._desks.get(config)
+        eventually(lambda: pool._desks.get(config) is None)
+        socket = lease.__enter__()
+        leased.set()
+        assert left.wait(20)
+        eventually(lambda: desk.reachability is not None and desk.reachability.up)
+    eventually(lambda: desk.reachability.up is False)
+    socket.close()
+    lease.__exit__(None, None, None)
