@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import random
 import threading
 import time
 from collections import OrderedDict
@@ -50,6 +51,7 @@ class Multiplexer:
         trouble: says why the endpoint is known to be down, or nothing.
         closed: told when it is closed.
         loss: says why no reply can come any more through a connection made then (monotonic seconds), or nothing.
+        lifetime: seconds after which ``renew_if_old`` replaces a connection, less up to 10 % at random.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Multiplexer:
         trouble: Callable[[], str] = str,
         closed: Callable[[], None] = lambda: None,
         loss: Callable[[float], str] = lambda _: "",
+        lifetime: float = FOREVER,
     ) -> None:
         self.loop = loop
         self.config = config
@@ -86,7 +89,13 @@ class Multiplexer:
         self._idle_since = time.monotonic()
         self._counts = {"connections": 1, "expired": 0, "lost": 0, "stale": 0}
         self._retiring: list[Connection] = []
-        self._connection = Connection(self, *open_socket(MONITORED))
+        self._lifetime = lifetime
+        self._connection = self._connect()
+
+    def _connect(self) -> Connection:
+        connection = Connection(self, *self._open_socket(MONITORED))
+        self._old_at = time.monotonic() + self._lifetime * random.uniform(0.9, 1.0)
+        return connection
 
     def request(self, body: bytes, timeout: float | None = None) -> tuple[bytes, Reply]:
         """Send ``body``.
@@ -173,9 +182,9 @@ class Multiplexer:
             self.flush()
 
     def _renew(self) -> Connection:
-        """Open another connection: this one's window is full of requests that nobody answers."""
+        """Open another connection: this one is old, or its window full of requests that nobody answers."""
         try:
-            connection = Connection(self, *self._open_socket(MONITORED))
+            connection = self._connect()
         except zmq.ZMQError as error:
             if not out_of_descriptors(error):
                 raise
@@ -185,6 +194,16 @@ class Multiplexer:
         self._counts["connections"] += 1
         self.tidy()
         return connection
+
+    @property
+    def old(self) -> bool:
+        """Whether the connection has come to the end of its lifetime. May be read from any thread."""
+        return time.monotonic() >= self._old_at
+
+    def renew_if_old(self) -> None:
+        """Have what comes next sent through another connection, if this one is old. Nothing is broken off."""
+        if self.old and not self.is_closed() and len(self._retiring) < _RETIRING_AT_MOST:
+            self._renew()
 
     def tidy(self) -> None:
         """Close connections that were replaced and have nothing to wait for any more."""

@@ -182,6 +182,12 @@ class Multiplexers(dict[asyncio.AbstractEventLoop, dict[SocketConfig, Multiplexe
         for loop in [loop for loop, of_loop in list(self.items()) if not of_loop]:
             self.pop(loop, None)  # which nobody else may remember
 
+    def renew_old(self) -> None:
+        """Have those get another connection whose own is old."""
+        for multiplexer in [each for each in self.all() if each.old]:
+            with contextlib.suppress(RuntimeError):  # the loop was closed this moment
+                multiplexer.loop.call_soon_threadsafe(multiplexer.renew_if_old)
+
     def _close_if_standing(self, multiplexer: Multiplexer) -> None:
         of_loop = self.get(multiplexer.loop, {})
         if of_loop.pop(multiplexer.config, None) is None:  # closed this moment, by its loop

@@ -18,7 +18,7 @@ from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import PoolClosed
 from app.pools.pool import Health
 from app.pools.zmq_pool.backlog import Frames
-from app.pools.zmq_pool.config import SocketConfig, SocketType
+from app.pools.zmq_pool.config import FOREVER, SocketConfig, SocketType
 from app.pools.zmq_pool.context import shared_context
 from app.pools.zmq_pool.desk import Desk
 from app.pools.zmq_pool.desks import Desks
@@ -214,7 +214,13 @@ class ZMQPool(RequestingPool):
         desk = self._open_desk(config)
         desk.watch()
         made = Multiplexer(
-            loop, config, lambda events: open_dealer(context, config, events), desk.trouble, closed, desk.loss
+            loop,
+            config,
+            lambda events: open_dealer(context, config, events),
+            desk.trouble,
+            closed,
+            desk.loss,
+            self.settings.max_lifetime or FOREVER,
         )
         rebinding.join(config, made)
         return made
@@ -301,6 +307,7 @@ class ZMQPool(RequestingPool):
         with self._lock:
             self._multiplexers.close_those_of_closed_loops()
             self._multiplexers.close_idle(self.settings.max_idle_time)
+            self._multiplexers.renew_old()
         self._forget_deserted()
 
     def forget_after_fork(self) -> None:

@@ -267,6 +267,28 @@ async def test_libzmqs_option_limits_the_wait_for_a_reply(pool):
             await asyncio.wait_for(pool.request_async(config, b"silence"), 20)
 
 
+async def test_a_connection_past_its_lifetime_is_replaced():
+    """Housekeeping has requests sent through another one, again and again, and breaks off nothing."""
+    async with ZMQPool(ZMQPoolSettings(max_lifetime=0.1)) as pool:
+        with echo_process("ROUTER") as server:
+            config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60)
+            assert b"warm" == await pool.request_async(config, b"warm")
+            waiting = asyncio.create_task(pool.request_async(config, b"silence"))
+
+            async def renewed(times):
+                while figures(pool, config)["connections"] <= times:
+                    pool.sweep()
+                    assert b"ok" == await pool.request_async(config, b"ok")
+
+            await asyncio.wait_for(renewed(5), 60)
+            assert not waiting.done()
+            assert 0 == figures(pool, config)["lost"]
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await asyncio.wait_for(renewed(10), 60)
+            assert figures(pool, config)["total"] <= 2
+
+
 async def test_a_frozen_server_is_noticed_by_its_heartbeat(pool):
     """When the server stops executing, what is in flight fails within the heartbeat's time."""
     with echo_process("REP") as server:
