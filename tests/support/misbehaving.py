@@ -296,14 +296,14 @@ class MisbehavingServer:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stopping.wait()
-        server.close()
-        # What was accepted a moment ago begins within a few turns of the loop; cancelled before that, it would never
-        # close its connection, and the garbage collector would blame a later test.
-        for _ in range(5):
-            await asyncio.sleep(0)
-            for task in list(self._tasks):
+        # What was accepted a moment ago has to begin before it is cancelled, and before the server closes (Python 3.11):
+        # it would never close its connection, and the garbage collector would blame a later test.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.wait(others, timeout=0.05)
+        server.close()
+        await asyncio.sleep(0)  # the loop's last word to each connection
 
     def _context(self) -> ssl.SSLContext | None:
         if not self.tls:
