@@ -296,7 +296,7 @@ class MisbehavingServer:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stopping.wait()
-        # What was accepted a moment ago has to begin before it is cancelled, and before the server closes (Python 3.11):
+        # What was accepted a moment ago has to begin before it is cancelled, and before the server closes (on 3.11):
         # it would never close its connection, and the garbage collector would blame a later test.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in self._tasks:
