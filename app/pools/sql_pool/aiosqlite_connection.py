@@ -54,6 +54,12 @@ class Connection(aiosqlite.Connection):
         stopped: asyncio.Future[Any] | None = super().stop()
         return stopped
 
+    def end_lease(self) -> None:
+        """Close the results that were not read to their end, before whatever the thread does next."""
+        connection = self._connection
+        if isinstance(connection, sqlite.Connection) and connection.has_cursors:
+            self._tx.put_nowait((None, connection.end_lease))
+
     def _close_unclaimed(self) -> None:
         """Close what was opened for a task that was cancelled meanwhile."""
         if self._connection is None and self._opened is not None:

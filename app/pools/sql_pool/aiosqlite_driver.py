@@ -41,7 +41,9 @@ class AiosqliteDriver:
         return getattr(record.raw._connection, "residue", LASTING)  # one that its user has closed is of no more use
 
     def end_lease(self, record: Record) -> object:
-        """Return what statements have left: SQLAlchemy ends every transaction."""
+        """Close the results that were not read to their end; return what statements have left."""
+        raw: Connection = record.raw
+        raw.end_lease()
         return self.residue(record)
 
     @staticmethod

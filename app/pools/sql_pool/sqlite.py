@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self
+from weakref import ref
 
 from app.pools.core.bucket import Entry
 from app.pools.core.holders import CallSite
 from app.pools.errors import PoolTimeout
-from app.pools.sql_pool.residue import NOTHING, residue_of
+from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Effect, effect_of
 from app.pools.sql_pool.writers import Wish, WishTakenBack, WriterLock
@@ -105,6 +106,11 @@ class Connection(sqlite3.Connection):
     _begins = False
     _turn: Entry[Any] | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # By the address, which a new cursor has from one that is gone: there are as many as were there at a time.
+        self._cursors: dict[int, ref[sqlite3.Cursor]] = {}
+
     @property  # type: ignore[override]
     def isolation_level(self) -> str | None:
         """``None`` for autocommit, else ``""``."""
@@ -115,8 +121,14 @@ class Connection(sqlite3.Connection):
         self._begins = value is not None
 
     def cursor(self, factory: Callable[..., Any] | None = None) -> Any:
-        """Return a cursor that takes part in the locking."""
-        return super().cursor(factory or Cursor)
+        """Return a cursor that takes part in the locking, and is closed with the lease, see ``end_lease``.
+
+        But not one of sqlite3's own class, which is the pool's.
+        """
+        cursor = super().cursor(factory or Cursor)
+        if factory is not sqlite3.Cursor:
+            self._cursors[id(cursor)] = ref(cursor)
+        return cursor
 
     # sqlite3's own shortcuts make a cursor without asking `cursor`, and so would pass the locking by.
 
@@ -159,12 +171,32 @@ class Connection(sqlite3.Connection):
         """Roll back, close, and let the next one write."""
         try:
             # As long as anybody has a cursor SQLite's own connection lives on, with the locks of its transaction.
+            self.end_lease()
             with suppress(sqlite3.Error):
                 super().rollback()
             super().close()
         finally:
             register.closed(self)
             self._unlock()
+
+    @property
+    def has_cursors(self) -> bool:
+        """Whether somebody has a cursor of a lease, on whose result SQLite may still be at work."""
+        return any(cursor() is not None for cursor in self._cursors.values())
+
+    def end_lease(self) -> None:
+        """Close the cursors of a lease: a result that is not read to its end keeps the state that it was found in.
+
+        The next borrower would read that state, too, and could not write.
+        """
+        cursors, self._cursors = self._cursors, {}
+        for each in cursors.values():
+            cursor = each()
+            if cursor is not None:
+                try:
+                    cursor.close()
+                except sqlite3.Error:  # another thread uses it, or the connection is closed
+                    self.residue |= LASTING
 
     def note(self, sql: str) -> None:
         """Take note of a statement that is about to be executed."""

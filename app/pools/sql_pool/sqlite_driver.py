@@ -37,7 +37,7 @@ class SQLiteDriver:
     begin: str | None = "BEGIN IMMEDIATE"
     begin_readonly: str | None = BEGIN_READONLY
     in_transaction = attrgetter("raw.in_transaction")
-    residue = end_lease = attrgetter("raw.residue")
+    residue = attrgetter("raw.residue")
 
     def __init__(self, config: DatabaseConfig, memory_name: str) -> None:
         self.config = config
@@ -69,6 +69,12 @@ class SQLiteDriver:
     def take_back(self, record: Record) -> None:
         """Commit each statement by itself from now on."""
         record.raw.isolation_level = None
+
+    def end_lease(self, record: Record) -> object:
+        """Close the results that were not read to their end; return what statements have left."""
+        raw: Connection = record.raw
+        raw.end_lease()
+        return raw.residue
 
     def close(self, record: Record) -> None:
         """Close a connection."""
