@@ -46,12 +46,14 @@ class Cursor(sqlite3.Cursor):
     def execute(self, sql: str, parameters: Any = ()) -> Self:
         """Execute one statement."""
         self.connection.note(sql)
-        self.connection.before(effect_of(sql))
+        upgrades = self.connection.before(effect_of(sql))
         if sql == BEGIN_READONLY:
             self.connection.readonly = True
         try:
             return super().execute(sql, parameters)
         except sqlite3.OperationalError as error:
+            if upgrades:
+                self.connection.stay_reader(sql, error)
             explain(error)
             raise
         finally:
@@ -60,10 +62,12 @@ class Cursor(sqlite3.Cursor):
     def executemany(self, sql: str, parameters: Iterable[Any]) -> Self:
         """Execute one statement for each set of parameters."""
         self.connection.note(sql)
-        self.connection.before(effect_of(sql))
+        upgrades = self.connection.before(effect_of(sql))
         try:
             return super().executemany(sql, parameters)
         except sqlite3.OperationalError as error:
+            if upgrades:
+                self.connection.stay_reader(sql, error)
             explain(error)
             raise
         finally:
@@ -204,25 +208,44 @@ class Connection(sqlite3.Connection):
         if residue:
             self.residue |= residue
 
-    def before(self, effect: Effect) -> None:
+    def before(self, effect: Effect) -> bool:
         """Begin a transaction and take the writer lock as a statement with this effect needs it.
 
         ``after`` is its counterpart, which need not be called if this raises.
+
+        Returns:
+            Whether the lock was taken for a transaction that had only read; if the statement fails, ``stay_reader``.
 
         Raises:
             sqlite3.OperationalError: others wrote until the timeout, and the cause is the ``PoolTimeout`` if they
                 did so by the writer lock; or the call was given up while it waited.
         """
         if effect is Effect.NONE:
-            return
+            return False
+        upgrades = False
         try:
             if effect is not Effect.READ:
+                upgrades = self._turn is None and self.in_transaction
                 self._lock()
             if self._begins and effect is not Effect.LOCK and not self.in_transaction:
                 super().cursor(sqlite3.Cursor).execute("BEGIN" if effect is Effect.READ else "BEGIN IMMEDIATE")
         except BaseException:
             self.after()  # a program without the writer lock may hold the file, so that BEGIN fails with the lock had
             raise
+        return upgrades
+
+    def stay_reader(self, sql: str, error: sqlite3.OperationalError) -> None:
+        """Give the writer lock back if the first write of a transaction failed before it could make it the writer."""
+        outdated = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT
+        if outdated or not self._compiles(sql):
+            self._unlock()
+
+    def _compiles(self, sql: str) -> bool:
+        try:
+            super().cursor(sqlite3.Cursor).execute(f"EXPLAIN {sql}")
+        except sqlite3.Error as error:
+            return isinstance(error, sqlite3.ProgrammingError)  # it has placeholders
+        return True
 
     def after(self) -> None:
         """Give the writer lock back unless a transaction is open."""

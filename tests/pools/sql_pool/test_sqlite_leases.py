@@ -111,3 +111,44 @@ def test_a_lease_of_many_statements_keeps_no_cursor_in_mind(single: SQLPool, num
             connection.execute(COUNT).scalar()
         raw: Any = connection.connection.driver_connection
         assert len(raw._cursors) < 200
+
+
+FAILING = ["INSERT INTO t VALUES (2000)", "INSERT INTO missing VALUES (:value)", "INSURT INTO t VALUES (1)"]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("failing", FAILING)
+def test_a_reader_whose_write_fails_keeps_no_writer_out(
+    single: SQLPool, numbers: DatabaseConfig, failing: str, rows: int
+) -> None:
+    """A transaction that could not become the writer is a reader as before, and others write at once."""
+    with single.connection(numbers) as connection:
+        before = connection.execute(COUNT).scalar()
+        others_write(numbers, 1000)
+        with pytest.raises(DBAPIError):
+            connection.execute(text(failing), [{"value": 1}] * rows)
+        others_write(numbers, 1001)
+
+        assert connection.execute(COUNT).scalar() == before
+        connection.rollback()
+        connection.execute(text("INSERT INTO t VALUES (1002)"))
+        connection.commit()
+    assert_up_to_date(single, numbers, 1003)
+
+
+def test_a_writer_whose_write_fails_stays_the_writer(single: SQLPool, numbers: DatabaseConfig) -> None:
+    """A transaction that has become the writer, if only by what failed, has its turn until its end."""
+    with single.connection(numbers) as connection:
+        connection.execute(READ).all()
+        with pytest.raises(DBAPIError, match="UNIQUE"):
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+        with pytest.raises(sqlite3.OperationalError, match="writer lock"):
+            others_write(numbers, 1000)
+        with pytest.raises(DBAPIError, match="no such table"):
+            connection.execute(text("INSERT INTO missing VALUES (1)"))
+        with pytest.raises(sqlite3.OperationalError, match="writer lock"):
+            others_write(numbers, 1000)
+        connection.execute(text("INSERT INTO t VALUES (1001)"))
+        connection.commit()
+    others_write(numbers, 1000)
+    assert_up_to_date(single, numbers, 1002)
