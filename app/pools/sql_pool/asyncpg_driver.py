@@ -227,9 +227,19 @@ class AsyncpgDriver:
         """Yield a query's rows in batches, by a cursor on the server."""
         raw = record.raw
         async with _transaction(raw):
-            cursor = await raw.cursor(statement.text, *params)
-            while records := await cursor.fetch(batch):
-                yield rows_of(records)
+            try:
+                cursor = await raw.cursor(statement.text, *params)
+            except asyncpg.InvalidCachedStatementError:  # a migration has changed its columns; nothing was executed
+                await raw.execute("ROLLBACK")
+                await raw.reload_schema_state()
+                await raw.execute("BEGIN")
+                cursor = await raw.cursor(statement.text, *params)
+            try:
+                while records := await cursor.fetch(batch):
+                    yield rows_of(records)
+            except asyncpg.OutdatedSchemaCacheError:
+                await raw.reload_schema_state()
+                raise
 
     def in_transaction(self, record: Record) -> bool:
         """Say whether a transaction is open, without asking the server."""
