@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import psycopg
 
-from app.pools.sql_pool.residue import LASTING, NOTHING
+from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
 from app.pools.sql_pool.statements import admit
 
 
@@ -15,11 +16,11 @@ class Connection(psycopg.Connection[Any]):
 
     residue = NOTHING
 
-    def note(self, query: Any) -> None:
-        """Take note of a statement that is about to be executed, unless it cannot be."""
+    def note(self, query: Any, judge: Callable[[str], int] = admit) -> None:
+        """Take note of a statement that is about to be executed, unless it cannot be, see ``admit``."""
         if not isinstance(query, str):
             query = query.decode(errors="replace") if isinstance(query, bytes) else query.as_string(self)
-        residue = admit(query)
+        residue = judge(query)
         if residue:
             self.residue |= residue
 
@@ -48,6 +49,16 @@ class Cursor(psycopg.Cursor[Any]):
         """Execute one statement for each set of parameters."""
         self._conn.note(query)
         super().executemany(query, *args, **options)
+
+    def stream(self, query: Any, *args: Any, **options: Any) -> Iterator[Any]:
+        """Execute one statement, and yield its rows as they come."""
+        self._conn.note(query)
+        return super().stream(query, *args, **options)
+
+    def copy(self, statement: Any, *args: Any, **options: Any) -> Any:
+        """Execute one COPY."""
+        self._conn.note(statement, residue_of)
+        return super().copy(statement, *args, **options)
 
 
 class ServerCursor(psycopg.ServerCursor[Any]):

@@ -242,7 +242,6 @@ def _sent_in_batches(
     """Yield the rows of a statement for which no cursor can be declared (SHOW, INSERT ... RETURNING), as they come."""
     size = batch if psycopg.capabilities.has_stream_chunked() else 1
     with raw.transaction(), raw.cursor(row_factory=rows_of) as cursor:
-        raw.note(statement.text)
         sent = cast(Generator[Any, None, None], cursor.stream(statement.text, params or statement.no_values, size=size))
         with closing(sent) as found:
             while rows := list(islice(found, batch)):

@@ -23,7 +23,8 @@ RESET: Final = "RESET ALL; SELECT pg_advisory_unlock_all()"
 
 # A statement's beginning, also of those that follow in the same text. Judged are texts without comments, but what
 # PostgreSQL takes for the end of a comment in a comment may be left.
-_START = r"(?:\A|;)(?:[\s(]|\*/)*+"
+_START = r"""(?:\A|;)(?:[\s(]|\*/)*+
+    (?: EXPLAIN\s*(?:\([^)]*ANALY[^)]*\) | (?:VERBOSE\s+)?ANALY[SZ]E\b(?:\s+VERBOSE\b)?) [\s(]*+ )?+"""
 _TEMPORARY = r"(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\s"
 # What the server does not reset, and what it calls a setting besides `name = value`.
 _KEPT_SETTINGS = r"(?:search_path|role|session_authorization|seed)"
@@ -49,6 +50,8 @@ _LASTING = re.compile(
           | SET\s+(?!{_OF_THE_TRANSACTION}|{_PLAIN_SETTING})
           | PRAGMA\s*(?:[^\s=(;]+\s*\.\s*)?(?!'?(?:{_HARMLESS_PRAGMAS})\b)'?\w+'?\s*[=(]
         )
+      | \bUPDATE\s+(?:ONLY\s+)?(?:pg_catalog\s*\.\s*)?pg_settings\b
+      | \bsetseed\s*\(
       | (?<!INSERT)\sINTO\s+(?:{_TEMPORARY}|(?:TABLE\s+)?pg_temp\s*\.)
     """,
     _FLAGS | re.VERBOSE,

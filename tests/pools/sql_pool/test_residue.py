@@ -24,6 +24,12 @@ LEFT = [
     ("SELECT pg_advisory_lock(7)", f"{LOCKS} AND pid = pg_backend_pid()", 0),
     ("SET session_authorization TO 'pg_monitor'", "SELECT session_user = 'pg_monitor'", False),
     ("SET /* c */ \"role\" TO 'pg_monitor'", "SELECT current_user = 'pg_monitor'", False),
+    ("UPDATE pg_settings SET setting = 'off' WHERE name = 'enable_seqscan'", "SHOW enable_seqscan", "on"),
+    (
+        "EXPLAIN ANALYZE CREATE TEMP TABLE left_behind AS SELECT 1",
+        "SELECT count(*) FROM pg_class WHERE relname = 'left_behind'",
+        0,
+    ),
     ("PREPARE left_behind AS SELECT 1", "SELECT count(*) FROM pg_prepared_statements WHERE name = 'left_behind'", 0),
 ]
 LEFT_ON_SQLITE = [
@@ -77,6 +83,20 @@ def by_engine(pool: SQLPool, config: DatabaseConfig, sql: str) -> None:
         connection.commit()
 
 
+def by_driver_stream(pool: SQLPool, config: DatabaseConfig, sql: str) -> None:
+    with pool.connection(config) as connection:
+        for _row in driver_cursor(connection).stream(sql):
+            pass
+        connection.connection.commit()
+
+
+def by_driver_copy(pool: SQLPool, config: DatabaseConfig, sql: str) -> None:
+    with pool.connection(config) as connection:
+        with driver_cursor(connection).copy(f"COPY ({sql}) TO STDOUT") as copied:
+            list(copied)
+        connection.connection.commit()
+
+
 Way = Callable[[SQLPool, DatabaseConfig, str], Any]
 WAYS = [SQLPool.execute_query, by_connection, by_driver_connection, by_transaction, by_session, by_engine]
 
@@ -89,6 +109,16 @@ def test_a_thread_gets_nobodys_session_state(
     """What a statement leaves in its session is gone when the next thread asks, whichever way it was executed."""
     way(single, postgres, left)
     assert single.execute_query(postgres, asked)[0][0] == expected
+
+
+@pytest.mark.parametrize("way", [by_driver_stream, by_driver_copy])
+def test_a_driver_cursor_that_hands_its_rows_on_leaves_nothing_either(
+    single: SQLPool, postgres: DatabaseConfig, way: Way
+) -> None:
+    """What a statement leaves that psycopg streams or copies is gone when the next thread asks."""
+    way(single, postgres, "SELECT pg_advisory_lock(7), set_config('search_path', 'pg_catalog', false)")
+    assert single.execute_query(postgres, "SHOW search_path")[0][0] == '"$user", public'
+    assert single.execute_query(postgres, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")[0][0] == 0
 
 
 async def by_connection_async(pool: SQLPool, config: DatabaseConfig, sql: str) -> None:
@@ -283,6 +313,9 @@ def test_an_unfinished_transaction_is_reported_and_rolled_back(
         ("PRAGMA main.table_info(books)", NOTHING),
         ("PRAGMA foreign_keys", NOTHING),
         ("PRAGMA user_version = 3", NOTHING),
+        ("EXPLAIN CREATE TEMP TABLE planned AS SELECT 1", NOTHING),
+        ("EXPLAIN ANALYZE SELECT a FROM b", NOTHING),
+        ("SELECT * FROM pg_settings FOR UPDATE", NOTHING),
         ("/* why */ SET work_mem = '1MB'", SETTINGS),
         ("-- why\nset session work_mem = '1MB'", SETTINGS),
         ("SELECT 1; SET work_mem = '1MB'", SETTINGS),
@@ -299,6 +332,10 @@ def test_an_unfinished_transaction_is_reported_and_rolled_back(
         ("DECLARE left_behind CURSOR WITH HOLD FOR SELECT 1", LASTING),
         ("DO $$ BEGIN PERFORM 1; END $$", LASTING),
         ("DISCARD ALL", LASTING),
+        ("EXPLAIN ANALYSE VERBOSE CREATE TEMP TABLE left_behind AS SELECT 1", LASTING),
+        ("EXPLAIN (COSTS OFF, ANALYZE) (CREATE TEMP TABLE left_behind AS SELECT 1)", LASTING),
+        ('UPDATE ONLY "pg_catalog"."pg_settings" SET setting = ?', LASTING),
+        ("SELECT setseed(0.5)", LASTING),
         ("PRAGMA cache_size(10)", LASTING),
         ("PRAGMA main.synchronous = OFF", LASTING),
         ("INSERT /* */ INTO temp VALUES (1)", NOTHING),
