@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
-from weakref import ref
+from weakref import WeakSet, ref
 
 import sqlalchemy
 from greenlet import getcurrent
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import Pool, PoolProxiedConnection
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
@@ -73,6 +74,7 @@ class LeasePool(Pool):
         self._driver = driver
         self._surface = Surface()
         self._leased = threading.local()
+        self._losses: WeakSet[BaseException] = WeakSet()
         self._asynchronous = asynchronous = self._is_asyncio  # a property of the dialect's, two calls away
         self.bucket = ConnectionBucket(
             label,
@@ -183,6 +185,17 @@ class LeasePool(Pool):
         else:
             # Still in the Engine's mode, for the next lease may be another Engine's.
             self.bucket.give_back(entry)
+
+    def _invalidate(
+        self, connection: PoolProxiedConnection, exception: BaseException | None = None, _checkin: bool = True
+    ) -> None:
+        if exception is not None:
+            self._losses.add(exception)
+        super()._invalidate(connection, exception, _checkin)
+
+    def has_lost_by(self, error: DBAPIError) -> bool:
+        """Say whether an error means that a connection of this pool is lost."""
+        return error.connection_invalidated and error.orig in self._losses
 
     def dispose(self) -> None:
         """Close the idle connections; those that are leased are closed at their return."""

@@ -25,7 +25,7 @@ from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.cleaning import limited, limited_async
 from app.pools.sql_pool.failures import reason
-from app.pools.sql_pool.lease_pool import requested
+from app.pools.sql_pool.lease_pool import LeasePool, requested
 from app.pools.sql_pool.sync_side import SyncSide
 from app.pools.sql_pool.unfinished import left_unfinished, record_of, report_unfinished, session_left_unfinished
 
@@ -160,11 +160,13 @@ def _begin(side: SyncSide | AsyncSide, readonly: bool) -> str | None:
 
 @contextmanager
 def _translated(side: SyncSide | AsyncSide) -> Iterator[None]:
-    """Turn SQLAlchemy's error for a lost connection into the pool's own."""
+    """Turn SQLAlchemy's error for a lost connection into the pool's own, if it is not another database's."""
+    pool = side.lending_engine.pool
+    assert isinstance(pool, LeasePool)
     try:
         yield
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        if not pool.has_lost_by(error):
             raise
         side.bucket.suspect_idle()
         raise DatabaseUnavailable(f"the connection to {side.label} was lost: {reason(error)}") from error

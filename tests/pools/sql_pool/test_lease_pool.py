@@ -7,14 +7,16 @@ from sqlite3 import OperationalError
 
 import pytest
 from greenlet import getcurrent
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import default
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, base
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
-from app.pools.errors import PoolTimeout
+from app.pools.errors import DatabaseUnavailable, PoolTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from tests.support.waiting import eventually_async
 
@@ -78,6 +80,13 @@ def test_a_record_knows_whether_it_was_invalidated() -> None:
     """_is_hard_or_soft_invalidated() is there, and _is_asyncio says which kind of pool it is."""
     assert callable(base._ConnectionRecord._is_hard_or_soft_invalidated)
     assert hasattr(Pool, "_is_asyncio")
+
+
+def test_a_pool_is_told_of_what_its_connections_were_lost_by() -> None:
+    """_invalidate() is called with the driver's error, which a DBAPIError has as its ``orig``."""
+    assert list(inspect.signature(Pool._invalidate).parameters) == ["self", "connection", "exception", "_checkin"]
+    source = inspect.getsource(SyncConnection._handle_dbapi_exception)
+    assert "self.engine.pool._invalidate(dbapi_conn_wrapper, e)" in source
 
 
 def test_a_dialect_answers_a_ping() -> None:
@@ -228,3 +237,37 @@ async def test_the_task_that_writes_is_named(tmp_path: Path) -> None:
             await asyncio.to_thread(pool.execute_query, file, "INSERT INTO notes VALUES ('x')")
         endless.cancel()
         await asyncio.wait({endless})
+
+
+END_ITSELF = text("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(5)")
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+async def test_a_loss_is_told_of_the_database_that_it_concerns(
+    pool: SQLPool, sqlite: DatabaseConfig, postgres: DatabaseConfig, foreign: bool
+) -> None:
+    """An Engine's lost connection within another database's lease is SQLAlchemy's error, and not the lease's loss."""
+    expected: type[Exception] = DBAPIError if foreign else DatabaseUnavailable
+    lent = sqlite if foreign else postgres
+
+    def lose() -> None:
+        with pool.connection(lent) as connection:
+            if not foreign:
+                connection.execute(END_ITSELF)
+            with pool.engine(postgres).connect() as other:
+                other.execute(END_ITSELF)
+
+    async def lose_async() -> None:
+        async with pool.connection(lent) as connection:
+            if not foreign:
+                await connection.execute(END_ITSELF)
+            async with pool.async_engine(postgres).connect() as other:
+                await other.execute(END_ITSELF)
+
+    with pytest.raises(expected) as caught:
+        lose()
+    if not foreign:
+        assert postgres.label in str(caught.value)
+    with pytest.raises(expected):
+        await lose_async()
+    await pool.stop_async()
