@@ -105,6 +105,7 @@ class Attempts:
             longest_holder=timeout.longest_holder,
         )
         unreachable.reason = reason(self.failure)
+        unreachable.__cause__ = self.failure
         return unreachable
 
 

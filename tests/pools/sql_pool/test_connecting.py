@@ -5,11 +5,12 @@ import itertools
 import sys
 import time
 from dataclasses import replace
+from socket import socket
 
 import pytest
 
-from app.pools.errors import MissingDriver
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
+from app.pools.errors import DatabaseUnreachable, MissingDriver
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_postgresql_config
 from app.pools.sql_pool.attempts import pauses
 from app.pools.sql_pool.rows import Row
 from tests.support.descriptors import shortage
@@ -116,3 +117,20 @@ async def test_a_stream_needs_little_memory_whatever_it_yields(pool: SQLPool, po
     assert count == 200_000
     assert most - before < 25 * MEGABYTES
     await pool.stop_async()
+
+
+async def test_who_cannot_reach_a_server_is_told_by_the_drivers_error() -> None:
+    """DatabaseUnreachable has the last attempt's failure as its cause, whose frames, with the password, are cut off."""
+    with socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        config = get_postgresql_config("127.0.0.1", bound.getsockname()[1], "any", "ada", "secret")
+        with SQLPool(SQLPoolSettings(checkout_timeout=0.2)) as pool:
+            with pytest.raises(DatabaseUnreachable) as caught:
+                pool.execute_query(config, "SELECT 1")
+            with pytest.raises(DatabaseUnreachable) as caught_async:
+                await pool.execute_query_async(config, "SELECT 1")
+            await pool.stop_async()
+    for error in (caught.value, caught_async.value):
+        assert error.__cause__ is not None
+        assert str(getattr(error.__cause__, "orig", None) or error.__cause__).splitlines()[0] == error.reason
+        assert error.__cause__.__traceback__ is None
