@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import traceback
 from collections.abc import Iterator
+
+# asyncpg's words for a server that has ended the connection between two calls.
+_ENDED_BETWEEN_CALLS = re.compile(r"cannot switch to state \d+; another operation \(\d+\) is in progress")
 
 
 def reason(error: BaseException) -> str:
     """Return the first line of what a driver says, without the program's own wrapping."""
     text = str(getattr(error, "orig", None) or error).strip()
+    if _ENDED_BETWEEN_CALLS.match(text):
+        return "the server closed the connection"
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 

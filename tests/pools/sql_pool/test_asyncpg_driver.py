@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 import tests.support
-from app.pools.errors import QueryTimeout
+from app.pools.errors import DatabaseUnavailable, QueryTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.embedded import EmbeddedPostgres
 from tests.support.chaos import Proxy
@@ -132,6 +132,24 @@ async def test_a_type_that_a_migration_has_changed_fails_one_stream(pool: SQLPoo
     with pytest.raises(asyncpg.OutdatedSchemaCacheError):
         await pairs()
     assert await pairs() == [(1, None)]
+    await pool.stop_async()
+
+
+# What a server says before it ends a connection that it is about to close, in the protocol's form.
+FAREWELL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+
+
+async def test_a_server_that_ends_a_connection_between_two_calls_is_named(
+    pool: SQLPool, postgres: DatabaseConfig
+) -> None:
+    """Whoever asks once the farewell has been read, but not yet the end, learns that the server closed it."""
+    await pool.execute_query_async(postgres, "SELECT 1")
+    async with pool.connection(postgres) as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw._protocol.data_received(b"E" + (4 + len(FAREWELL)).to_bytes(4) + FAREWELL)
+    with pytest.raises(DatabaseUnavailable, match="was lost: the server closed the connection"):
+        await pool.execute_query_async(postgres, "SELECT 1")
+    assert await pool.execute_query_async(postgres, "SELECT 1") == [(1,)]
     await pool.stop_async()
 
 
