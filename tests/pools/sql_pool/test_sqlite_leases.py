@@ -152,3 +152,20 @@ def test_a_writer_whose_write_fails_stays_the_writer(single: SQLPool, numbers: D
         connection.commit()
     others_write(numbers, 1000)
     assert_up_to_date(single, numbers, 1002)
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_only_in_memory_an_open_stream_keeps_writers_out(pool: SQLPool, tmp_path: Path, kind: str) -> None:
+    """A database without a log has one state for all, and whoever waits too long is told that it is locked."""
+    config = get_sqlite_config(":memory:" if kind == "memory" else tmp_path / "x.db", busy_timeout=0.2)
+    pool.execute_query(config, "CREATE TABLE t (v)")
+    pool.execute_many(config, "INSERT INTO t VALUES (?)", ((number,) for number in range(100)))
+    stream = pool.stream(config, "SELECT v FROM t", batch=10)
+    assert next(stream) == (0,)
+    if kind == "memory":
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            pool.execute_query(config, "UPDATE t SET v = 0")
+    else:
+        pool.execute_query(config, "UPDATE t SET v = 0")
+    assert len(list(stream)) == 99
+    pool.execute_query(config, "UPDATE t SET v = 0")
