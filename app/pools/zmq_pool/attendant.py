@@ -83,19 +83,25 @@ class Attendant:
                 self._due[member] = when
                 self._alarm()
 
-    def dismiss(self, member: Closing, seconds: float = 5.0) -> None:
-        """Leave ``member`` alone and close it, in the thread that used its sockets; wait for that ``seconds``."""
+    def dismiss(self, member: Closing, seconds: float = 5.0) -> bool:
+        """Leave ``member`` alone and close it, in the thread that used its sockets; wait for that ``seconds``.
+
+        Returns:
+            whether it is closed. It is not yet if this is a signal's handler that has interrupted a call of the
+            attendant: the other thread gets on only after the handler.
+        """
         done = threading.Event()
+        interrupted = self._lock._is_owned()  # type: ignore[attr-defined]  # as `threading.Condition` asks
         with self._lock:
             self._leave_alone(member)
             running = self._thread is not None and self._thread is not threading.current_thread()
             if running:
                 self._leaving.append((member, done))
                 self._alarm()
-        if running:
-            done.wait(seconds)
-        else:
+        if not running:
             member.close()
+            return True
+        return not interrupted and done.wait(seconds)
 
     def unwatch(self, member: Attended) -> None:
         """Leave ``member`` alone; a call that runs at this moment may still end a little later."""
@@ -146,7 +152,7 @@ class Attendant:
             self._alarm_bell = bell
             leaving, self._leaving = self._leaving, []
             for gone, done in leaving:
-                gone.close()
+                _close(gone)
                 done.set()
             stuck, watched = list(self._stuck), list(self._watched)
             fresh, self._fresh = (self._fresh | self._take_due()) & self._watched, set()
@@ -206,6 +212,13 @@ class Attendant:
 
 def _milliseconds(seconds: float) -> int | None:
     return None if seconds == math.inf else math.ceil(1000 * min(seconds, _LONGEST))
+
+
+def _close(member: Closing) -> None:
+    try:
+        member.close()
+    except Exception:
+        log.exception("%r could not be closed", member)
 
 
 def _open_alarm() -> tuple[int, int] | None:

@@ -38,6 +38,7 @@ class SharedContext:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._shares = 0
         self._authenticator: Authenticator | None = None
+        self._ending: threading.Thread | None = None  # which the process's end waits for
 
     def take(self) -> zmq.Context[zmq.Socket[bytes]]:
         """Return the context, for use until ``give``.
@@ -52,8 +53,13 @@ class SharedContext:
             self._shares += 1
             return self._context
 
-    def give(self, deadline: float) -> bool:
+    def give(self, deadline: float, *, left_open: bool = False) -> bool:
         """Give up a share; the last one terminates the context, by ``deadline`` (monotonic seconds).
+
+        Args:
+            deadline: how long to wait for that.
+            left_open: whether a socket closes only after the caller, a signal's handler, which then does not wait
+                for it; ``finish`` does.
 
         Returns:
             whether nothing of this share is left. If a socket is still open then, termination goes on in the
@@ -66,15 +72,24 @@ class SharedContext:
             context, self._context = self._context, None
             authenticator, self._authenticator = self._authenticator, None
         if authenticator is not None:
-            attendant.dismiss(authenticator)
+            left_open = not attendant.dismiss(authenticator) or left_open
         assert context is not None
         # In a thread, because libzmq waits without a limit for sockets that are still open.
         ending = threading.Thread(target=context.term, name="poolwire-zmq-term", daemon=True)
         ending.start()
+        if left_open:
+            self._ending = ending
+            return False
         ending.join(max(0.1, deadline - time.monotonic()))
         if ending.is_alive():
             log.warning("the ZMQ context still has open sockets; it ends when they are closed")
         return not ending.is_alive()
+
+    def finish(self, seconds: float) -> None:
+        """Wait, at most ``seconds``, for the end of a context whose last sockets were left open."""
+        ending = self._ending
+        if ending is not None:
+            ending.join(seconds)
 
     def authenticator(self) -> Authenticator:
         """Return the context's ZAP handler, for a CURVE server about to bind; libzmq permits one per context."""
@@ -98,6 +113,7 @@ class SharedContext:
         self._authenticator = None
         self._context = None
         self._shares = 0
+        self._ending = None
 
 
 def _make() -> zmq.Context[zmq.Socket[bytes]]:

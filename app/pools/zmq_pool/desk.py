@@ -33,7 +33,7 @@ from app.pools.zmq_pool.leases import (
     SharedLease,
 )
 from app.pools.zmq_pool.opening import open_socket
-from app.pools.zmq_pool.outlet import Outlet
+from app.pools.zmq_pool.outlet import Outlet, report_dropped
 from app.pools.zmq_pool.owner import claim, disown
 from app.pools.zmq_pool.reachability import Reachability
 from app.pools.zmq_pool.rebinding import rebinding
@@ -215,9 +215,7 @@ class Desk:
         """Send what is queued and wait for the leases until ``deadline``; return who still holds one."""
         holders = self.bucket.drain(deadline - time.monotonic())
         if self.outlet is not None:
-            dropped = self.outlet.close(deadline)
-            if dropped:
-                log.warning("%s: %d messages could not be sent before the pool stopped", self.config.label, dropped)
+            report_dropped(self.config, self.outlet.close(deadline))
             self._outlets_place.give_up()
         return holders
 

@@ -8,6 +8,7 @@ import weakref
 from typing import Protocol
 
 from app.pools.errors import LeaseLeaked
+from app.pools.zmq_pool.context import shared_context
 
 log = logging.getLogger(__name__)
 
@@ -37,3 +38,4 @@ def _stop_all() -> None:
             pool.stop(_TIMEOUT)
         except LeaseLeaked as leaked:
             log.warning("%s", leaked)
+    shared_context.finish(_TIMEOUT)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
+import sys
 import time
+from types import FrameType
 
 import zmq
 
-from app.pools.errors import OutOfDescriptors, PoolError, PoolTimeout
+from app.pools.errors import EndpointBusy, OutOfDescriptors, PoolError, PoolTimeout
 from app.pools.zmq_pool.backend import NOBLOCK, raw_recv
+from app.pools.zmq_pool.config import SocketConfig
 from app.pools.zmq_pool.inherited import disinherit
 from app.pools.zmq_pool.retries import Retry, connect_anew
 from app.pools.zmq_pool.sender import Sender
@@ -35,6 +39,8 @@ class Outlet(Sender):
 
     def attend(self) -> bool:
         """Send what is queued. Returns ``False`` if something has to be tried again."""
+        if self.left_open:
+            return self._finish()
         while self._queue and self._lent is None and not self._closed and not self._lock.locked():
             with self._lock:
                 try:
@@ -82,9 +88,14 @@ class Outlet(Sender):
             seconds: how long to wait for the first subscriber and for what is queued.
 
         Raises:
-            EndpointBusy: the endpoint to bind is taken.
+            EndpointBusy: the endpoint to bind is taken, or this is a signal's handler that has interrupted a send.
             PoolClosed: the pool is stopped.
         """
+        if self._is_interrupted():
+            raise EndpointBusy(
+                f"{self.config.label} is being sent through by the very call that a signal's handler has interrupted, "
+                f"so the handler cannot lease it; lease it after the handler, or in a thread"
+            )
         deadline = time.monotonic() + seconds
         while True:
             with self._lock:
@@ -116,7 +127,8 @@ class Outlet(Sender):
         if self._socket is None:
             time.sleep(_PATIENCE)
         else:
-            self._socket.poll(int(1000 * _PATIENCE), zmq.POLLIN if self._holding_until else zmq.POLLOUT)
+            with contextlib.suppress(zmq.ContextTerminated):  # which the next send says as well
+                self._socket.poll(int(1000 * _PATIENCE), zmq.POLLIN if self._holding_until else zmq.POLLOUT)
 
     def take_back(self, lessee: object, *, healthy: bool) -> None:
         """End the lease of ``lessee``, if it is that one which is out.
@@ -124,13 +136,20 @@ class Outlet(Sender):
         A socket that is not healthy is closed, and the next message opens another.
         """
         if self._lent is lessee:
-            with self._lock:
-                socket = self._socket
-                if socket is not None and (self._closed or self._outdated or not (socket.reusable() and healthy)):
-                    self._close_socket()
-                self._lent = None
+            if self._is_interrupted():
+                self._regain(healthy=healthy)
+            else:
+                with self._lock:
+                    self._regain(healthy=healthy)
         if self._queue:  # also beside a lease that could not begin: who sent meanwhile left it to that one
             self._attendant.nudge(self)
+
+    def _regain(self, *, healthy: bool) -> None:
+        """End the lease. Without the lock as well, for nobody but the lessee has touched the socket."""
+        socket = self._socket
+        if socket is not None and (self._closed or self._outdated or not (socket.reusable() and healthy)):
+            self._close_socket()
+        self._lent = None
 
     def forsake(self) -> None:
         """End a lease that was lost. Its socket is left to whoever may still use it, and closes with them.
@@ -149,23 +168,60 @@ class Outlet(Sender):
     def close(self, deadline: float) -> int:
         """Send what is queued, at most until ``deadline`` (monotonic seconds), and close the socket.
 
+        In a signal's handler that has interrupted a send, the socket is closed after that one, which sends what it can.
+
         Returns:
             how many messages had to be dropped.
         """
+        if self._is_interrupted():
+            self._close_later()
+            return 0
         try:
             self._send_until(deadline)
         except (PoolError, zmq.ZMQError) as error:
             log.warning("%s: what is queued cannot be sent: %s", self.config.label, error)
         with self._lock:
-            self._closed = True
-            if self._lent is None:  # else the lessee closes it at the return
-                self._close_socket()
-            dropped = len(self._queue)
-            for _ in range(dropped):  # and no more: one that is appended meanwhile is refused, not lost unsaid
-                self._queue.popleft()
+            dropped = self._end()
         self._attendant.unwatch(self)
         self._backlog.call_waiting()
         return dropped
+
+    def _end(self) -> int:
+        """Close the socket and drop what is queued, with the lock held. Returns how many messages that were."""
+        self._closed = True
+        if self._lent is None:  # else the lessee closes it at the return
+            self._close_socket()
+        dropped = len(self._queue)
+        for _ in range(dropped):  # and no more: one that is appended meanwhile is refused, not lost unsaid
+            self._queue.popleft()
+        return dropped
+
+    def _is_interrupted(self) -> bool:
+        """Say whether the caller is a signal's handler that has interrupted a call of this outlet, in this thread."""
+        if not self._lock.locked():
+            return False
+        frame: FrameType | None = sys._getframe(2)  # past the call that asks
+        while frame is not None:
+            if frame.f_code in _CALLS and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _close_later(self) -> None:
+        """Have the attendant close the socket, as soon as the call that has it is over."""
+        self._closed = self.left_open = True
+        self._ready = None
+        self._attendant.nudge(self)
+        self._backlog.call_waiting()
+
+    def _finish(self) -> bool:
+        """Close what was left open. Returns ``False`` while a call still has it."""
+        if self._lock.locked():
+            return False
+        with self._lock:
+            dropped, self.left_open = self._end(), False
+        report_dropped(self.config, dropped)
+        return True
 
     def _send_until(self, deadline: float) -> None:
         while self._queue and self._lent is None:
@@ -189,3 +245,15 @@ class Outlet(Sender):
     def figures(self) -> dict[str, int]:
         """Return what went through."""
         return {"sent": self._sent, "queued": len(self._queue), "refused": self._refused, "overruns": self._overruns}
+
+
+_CALLS = frozenset(
+    function.__code__ for kind in (Sender, Outlet) for function in vars(kind).values() if inspect.isfunction(function)
+)
+"""What an interrupted call of an outlet is found by."""
+
+
+def report_dropped(config: SocketConfig, dropped: int) -> None:
+    """Log how many messages were not sent, if any."""
+    if dropped:
+        log.warning("%s: %d messages could not be sent before the pool stopped", config.label, dropped)

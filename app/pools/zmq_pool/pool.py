@@ -281,17 +281,20 @@ class ZMQPool(RequestingPool):
         with self._lock:
             self._ending += [desk.drain for desk in self._all_desks()]
             self._ending.append(partial(end_all, self._multiplexers.take_all()))
+            outlets = [desk.outlet for desk in self._all_desks() if desk.outlet is not None]
             self._forget_keys()
         holders: list[str] = []
         while self._ending:
-            holders += self._ending[0](deadline)
-            del self._ending[0]
-        self._sentinels.dismiss()
+            end_one = self._ending[0]
+            holders += end_one(deadline)
+            if end_one in self._ending:  # a stop in a signal's handler may have gone on with this one
+                self._ending.remove(end_one)
+        left_open = not self._sentinels.dismiss()
         with self._lock:
             self._sentinels = Sentinels(lambda: self.context)
             context, self._context = self._context, None
         if context is not None:
-            shared_context.give(deadline)
+            shared_context.give(deadline, left_open=left_open or any(outlet.left_open for outlet in outlets))
         return holders
 
     def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,9 @@ Two things say who may use the socket. The lock is held while queued messages ar
 only taken by ``with``, which an interrupt (a KeyboardInterrupt, raised in the middle of anything) cannot leave
 halfway, as it can an ``acquire()``; so whoever does not want to wait for it looks at it first. ``_lent`` is who has
 leased the socket: until the lease's end nothing is sent by anybody else.
+
+A signal's handler may come while its own thread holds the lock, and would wait for ever: it looks whether it has
+interrupted such a call, and leaves to the attendant what must come after it.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class Sender(ABC):
         self._holding_until = 0.0
         self._freed_at = -FOREVER
         self._closed = False
+        self.left_open = False  # by a close that could not do all
         self._complained = False
         self._sent = 0
         self._refused = 0
@@ -162,6 +166,8 @@ class Sender(ABC):
                 sent += 1
         except zmq.Again:
             return False
+        except zmq.ContextTerminated:  # by a stop in a signal's handler, which came in between
+            raise PoolClosed("zmq") from None
         finally:
             self._sent += sent
             if self._waiting:

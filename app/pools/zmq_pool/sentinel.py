@@ -154,13 +154,17 @@ class Sentinels:
         if unneeded is not None:
             attendant.dismiss(unneeded)
 
-    def dismiss(self) -> None:
-        """Close all of them, for good: a lease that is still being made when its pool stops gets none."""
+    def dismiss(self) -> bool:
+        """Close all of them, for good: a lease that is still being made when its pool stops gets none.
+
+        Returns:
+            whether they are closed, as ``Attendant.dismiss`` does.
+        """
         with self._lock:
             self._dismissed = True
             sentinels, self._all, self._users = self._all, {}, {}
-        for sentinel in sentinels.values():
-            attendant.dismiss(sentinel)
+        closed = [attendant.dismiss(sentinel) for sentinel in sentinels.values()]
+        return all(closed)
 
     def forget_after_fork(self) -> None:
         """Leave the parent's sockets alone."""
