@@ -18,7 +18,7 @@ from app.pools.zmq_pool.gate import Gate
 from app.pools.zmq_pool.leases import Lease
 from app.pools.zmq_pool.multiplexers import Multiplexers
 from app.pools.zmq_pool.opening import options_beside
-from app.pools.zmq_pool.pipeline import pipeline
+from app.pools.zmq_pool.pipeline import pipeline, seconds_left
 
 
 class RequestingPool(ManagedPool):
@@ -154,11 +154,15 @@ class RequestingPool(ManagedPool):
                 any may have been executed.
         """
         expect(config, SocketType.REQ)
+        deadline = None if timeout is None else time.monotonic() + timeout
         if not config.multiplexed:
-            return [self.request(config, body, timeout) for body in bodies]
+            return [
+                self.request(config, body, None if deadline is None else seconds_left(config, deadline))
+                for body in bodies
+            ]
         dealing = replace(config, socket_type=SocketType.DEALER, options=options_beside(config))
         with self.socket(dealing, timeout) as socket:
-            return pipeline(socket, bodies, timeout)
+            return pipeline(socket, bodies, deadline)
 
 
 def expect(config: SocketConfig, kind: SocketType) -> None:
