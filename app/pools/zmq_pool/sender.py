@@ -281,24 +281,27 @@ class Sender(ABC):
     def _overrun(self) -> None:
         """Send all that is queued past the subscribers that are too slow: they miss it, the others do not.
 
-        While the socket is leased nothing can be sent, and the oldest message makes room.
+        While nothing can be sent, because the socket is leased, is not open yet or waits for its first subscriber, the
+        oldest message makes room.
         """
         if self._lock.locked():
             return  # whoever sends makes room
         with self._lock:
-            socket = self._socket
-            if self._lent is not None:
-                if self._backlog.full:
-                    self._queue.popleft()
-                    self._overruns += 1
-            elif socket is not None and not self._closed:
-                self._overruns += 1
-                try:
-                    raw_set(socket, zmq.XPUB_NODROP, 0)
-                    self._drain()
-                finally:
-                    if not socket.closed:
-                        raw_set(socket, zmq.XPUB_NODROP, 1)
+            if self._closed or not self._backlog.full:
+                return
+            self._overruns += 1
+            if self._lent is None and self._socket is not None:
+                self._drain_past_the_slow(self._socket)
+            if self._backlog.full:
+                self._queue.popleft()
+
+    def _drain_past_the_slow(self, socket: LeanSocket) -> None:
+        try:
+            raw_set(socket, zmq.XPUB_NODROP, 0)
+            self._drain()
+        finally:
+            if not socket.closed:
+                raw_set(socket, zmq.XPUB_NODROP, 1)
 
     # Its end
 

@@ -58,6 +58,22 @@ def test_without_a_subscriber_publishing_goes_on(pool, free_endpoint):
     assert 0 == pool.get_stats()["pools"][config.label]["queued"]
 
 
+def test_the_backlog_is_bounded_while_the_first_subscriber_is_waited_for(pool, free_endpoint):
+    """Beyond `backlog` the oldest messages are dropped and counted, and the subscriber gets the latest, in order."""
+    config = SocketConfig(
+        SocketType.PUB, free_endpoint, bind=True, backlog=10, send_timeout=0, subscriber_wait=60, options={"SNDHWM": 0}
+    )
+    for n in range(500):
+        pool.publish(config, b"%d" % n)
+        assert pool.get_stats()["pools"][config.label]["queued"] <= 10
+    assert 490 == pool.get_stats()["pools"][config.label]["overruns"]
+    with pool.context.socket(zmq.SUB) as sub:
+        sub.linger, sub.rcvtimeo = 0, 10_000
+        sub.subscribe(b"")
+        sub.connect(free_endpoint)
+        assert [b"%d" % n for n in range(490, 500)] == [sub.recv() for _ in range(10)]
+
+
 def test_a_lost_lease_gives_the_socket_back(pool, listen):
     """A lease of a PUSH that was dropped without its end keeps neither the next lessee nor what others push."""
     pull, endpoint = listen(zmq.PULL)
