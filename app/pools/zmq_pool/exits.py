@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 import weakref
 from typing import Protocol
 
@@ -13,6 +15,7 @@ from app.pools.zmq_pool.context import shared_context
 log = logging.getLogger(__name__)
 
 _TIMEOUT = 2.0
+_AFTER_ALL_ELSE = -1000
 
 
 class Stoppable(Protocol):
@@ -23,12 +26,19 @@ class Stoppable(Protocol):
 
 
 _started: weakref.WeakSet[Stoppable] = weakref.WeakSet()
+_told: set[int] = set()
+"""The processes that were told to stop them: this one, and those that it was forked from."""
 
 
 def stop_at_exit(pool: Stoppable) -> None:
     """Have ``pool`` stopped when the process ends."""
-    if not _started:
+    if not _told:
         atexit.register(_stop_all)
+    if os.getpid() not in _told:
+        _told.add(os.getpid())
+        # A child that multiprocessing has forked ends without atexit, and has forgotten its parent's finalisers.
+        if (multiprocessing := sys.modules.get("multiprocessing.util")) is not None:
+            multiprocessing.Finalize(None, _stop_all, exitpriority=_AFTER_ALL_ELSE)
     _started.add(pool)
 
 

@@ -294,6 +294,29 @@ def test_what_was_pushed_last_leaves_the_process():
             assert [b"%d" % n for n in range(1000)] == [pull.recv() for _ in range(1000)]
 
 
+def _push_last_words(endpoint):
+    for n in range(1000):
+        get_zmq_pool().push(SocketConfig(SocketType.PUSH, endpoint), b"%d" % n)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize(("method", "times"), [("fork", 5), ("forkserver", 1)])
+def test_what_a_child_of_multiprocessing_pushed_last_leaves_it(method, times):
+    """A child that pushes and ends at once loses nothing, however it began."""
+    with ZMQPool() as pool:
+        get_zmq_pool().start()  # so that a forked child has a parent whose pool is in use
+        config = SocketConfig(SocketType.PULL, "tcp://127.0.0.1:*", bind=True, receive_timeout=20)
+        with pool.socket(config) as pull:
+            endpoint = pull.last_endpoint.decode()
+            for _ in range(times):
+                child = multiprocessing.get_context(method).Process(target=_push_last_words, args=(endpoint,))
+                child.start()
+                assert [b"%d" % n for n in range(1000)] == [pull.recv() for _ in range(1000)]
+                child.join(20)
+                assert 0 == child.exitcode
+    get_zmq_pool().stop()
+
+
 def test_many_threads_get_one_default_pool():
     """`get_zmq_pool` called by many threads at once makes one pool; after a stop, the next call makes a new one."""
     for _ in range(20):
