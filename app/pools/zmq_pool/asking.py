@@ -14,6 +14,7 @@ from app.pools.zmq_pool.backend import (
     POLLIN,
     SMALL,
     SNDMORE,
+    raw_address,
     raw_get,
     raw_recv,
     raw_send,
@@ -49,7 +50,7 @@ class RequestSocket(WatchfulSocket):
 
     def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
         super().__init__(context, kind, config)
-        self.__dict__.update(_address=ctypes.c_void_p(self.underlying), _trace=[0, True], _busy_poll=BusyPoll(0))
+        self.__dict__.update(_address=ctypes.c_void_p(raw_address(self)), _trace=[0, True], _busy_poll=BusyPoll(0))
 
     def reusable(self) -> bool:
         """Say whether the lessee left the socket as it was given, and make it as new."""

@@ -18,6 +18,8 @@ raw_recv: Any = Socket.recv
 raw_get: Any = Socket.get
 raw_set: Any = Socket.set
 """Below a leased socket's own ``set``, which takes note of changes."""
+raw_address: Callable[[Any], int] = Socket.underlying.__get__
+"""Below a leased socket's own ``underlying``, likewise."""
 
 # As plain numbers: combining the members of an enumeration costs more than a send.
 NOBLOCK = int(zmq.NOBLOCK)
@@ -78,7 +80,7 @@ def frames_left_of(socket: Any) -> Callable[[], int]:
         return lambda: raw_get(known(), RCVMORE)
     value = (ctypes.c_int * 1)()
     size = ctypes.c_size_t(ctypes.sizeof(value))
-    ask = partial(_get_now, ctypes.c_void_p(socket.underlying), RCVMORE, value, ctypes.byref(size))
+    ask = partial(_get_now, ctypes.c_void_p(raw_address(socket)), RCVMORE, value, ctypes.byref(size))
 
     def frames_left() -> int:
         ask()

@@ -25,6 +25,7 @@ from app.pools.zmq_pool.backend import (
     RCVMORE,
     SNDMORE,
     frames_left_of,
+    raw_address,
     raw_get,
     raw_recv,
     raw_send,
@@ -273,6 +274,12 @@ class LeanSocket(zmq.Socket[bytes]):
         raw_set(self, option, optval)
 
     setsockopt = set
+
+    @property
+    def underlying(self) -> int:
+        """The address of libzmq's socket, which may be used there unseen; the socket is given up afterwards."""
+        self._trace[0] |= CHANGED
+        return raw_address(self)
 
     def connect(self, addr: str) -> Any:
         """Connect to one more peer; the socket is given up afterwards."""

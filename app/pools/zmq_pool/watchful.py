@@ -79,9 +79,18 @@ class WatchfulSocket(LeanSocket):
 
     def connect(self, addr: str) -> Any:
         """Connect to one more peer, which may reply where the endpoint is down; the socket is given up afterwards."""
+        self._leave_the_limit_to_libzmq()
+        return super().connect(addr)
+
+    @property
+    def underlying(self) -> int:
+        """The address of libzmq's socket, which may be used there unseen; the socket is given up afterwards."""
+        self._leave_the_limit_to_libzmq()
+        return super().underlying
+
+    def _leave_the_limit_to_libzmq(self) -> None:
         if self._patience:
             self.set(_RCVTIMEO, self.get(_RCVTIMEO))
-        return super().connect(addr)
 
     def look(self, was_down: bool) -> bool:
         """Return whether the endpoint of a reply that is due is down.

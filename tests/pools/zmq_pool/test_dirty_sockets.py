@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import zmq
+import zmq.asyncio
 
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import NoReply
@@ -194,6 +195,21 @@ def test_an_exception_after_the_request_costs_the_socket(pool, endpoint, withhel
     with pytest.raises(error):
         ask_for_the_withheld(pool, config, leased, error)
     assert leased[0].closed
+    withheld.go.set()
+    check_own_replies(pool, config)
+
+
+@pytest.mark.parametrize("kind", [SocketType.REQ, SocketType.DEALER])
+async def test_what_is_done_through_another_object_costs_the_socket(pool, endpoint, withheld, kind):
+    """A lessee who uses the socket through one of zmq.asyncio leaves the reply that it did not get to nobody."""
+    config = SocketConfig(kind, endpoint, receive_timeout=30)
+    with pool.socket(config) as socket:
+        other = zmq.asyncio.Socket.shadow(socket.underlying)
+        await other.send_multipart([b"", b"withheld"] if kind is SocketType.DEALER else [b"withheld"])
+        assert 30_000 == other.rcvtimeo
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(other.recv(), 0.3)
+    assert socket.closed
     withheld.go.set()
     check_own_replies(pool, config)
 
