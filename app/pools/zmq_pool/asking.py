@@ -167,7 +167,10 @@ class RequestSocket(WatchfulSocket):
 
 
 class DealerSocket(WatchfulSocket):
-    """A DEALER: spoiled unless as many messages came in as went out, and none is waiting."""
+    """A DEALER: spoiled unless as many messages came in as went out, and none is waiting.
+
+    One that binds is kept as any other socket that does: what waits in it is for its next lessee.
+    """
 
     def __init__(self, context: zmq.Context[Any], kind: int, config: SocketConfig) -> None:
         super().__init__(context, kind, config)
@@ -177,7 +180,7 @@ class DealerSocket(WatchfulSocket):
         """Say whether the lessee left the socket as it was given, and make it as new."""
         trace = self._trace
         unanswered, trace[1] = trace[1], 0
-        return super().reusable() and not unanswered and self.quiet()
+        return super().reusable() and (self.config.bind or (not unanswered and self.quiet()))
 
     def _expects_reply(self) -> bool:
         return self._trace[1] > 0
