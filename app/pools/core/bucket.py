@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from app.pools.core import forks
@@ -275,6 +275,35 @@ class Bucket(Stock[T]):
         if self._waiters:
             self._serve()
         self._report_leaks(now)
+
+    def prefer(self, wanted: Callable[[T], bool]) -> None:
+        """Have the next checkout find, of several idle connections, the coldest that is ``wanted``."""
+        if len(self._idle) > 1:
+            for entry in self._idle_in_turn():
+                found = wanted(entry.resource)
+                self._serve(entry)
+                if found:
+                    return
+
+    def close_surplus(self, seconds: float, spare: Callable[[T], bool]) -> None:
+        """Close those that were idle for so long and are ``spare``, but for the last that there is."""
+        now = _now()
+        for entry in self._idle_in_turn():
+            if self._size > 1 and now - entry.idle_since >= seconds and spare(entry.resource):
+                with self._lock:
+                    self._tally.cleaned += 1
+                self._retire(entry)
+            else:
+                self._serve(entry)
+
+    def _idle_in_turn(self) -> Iterator[Entry[T]]:
+        """Take each idle entry, the coldest first, for the caller to pass on, which keeps their order."""
+        for _ in range(len(self._idle)):
+            try:
+                entry = self._idle.popleft()
+            except IndexError:  # checkouts were faster
+                return
+            yield entry
 
     def _report_leaks(self, now: float) -> None:
         for entry in self._snapshot():

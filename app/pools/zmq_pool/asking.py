@@ -9,13 +9,10 @@ from typing import Any
 import zmq
 
 from app.pools.zmq_pool.backend import (
-    EVENTS,
     NOBLOCK,
-    POLLIN,
     SMALL,
     SNDMORE,
     raw_address,
-    raw_get,
     raw_recv,
     raw_send,
     send_now,
@@ -180,17 +177,11 @@ class DealerSocket(WatchfulSocket):
         """Say whether the lessee left the socket as it was given, and make it as new."""
         trace = self._trace
         unanswered, trace[1] = trace[1], 0
+        # A message that came after a lease's end is its lessee's, and nobody else's.
         return super().reusable() and (self.config.bind or (not unanswered and self.quiet()))
 
     def _expects_reply(self) -> bool:
         return self._trace[1] > 0
-
-    def quiet(self) -> bool:
-        """Say whether no message waits: one that came after a lease's end is its lessee's, and nobody else's."""
-        try:
-            return not raw_get(self, EVENTS) & POLLIN
-        except zmq.ZMQError:  # the context was terminated: the lease outlived its pool
-            return False
 
     def send(self, data: Any, flags: int = 0, copy: bool = True, track: bool = False, **draft: Any) -> Any:  # type: ignore[override]
         """Send one frame, and count the message it completes."""

@@ -26,9 +26,9 @@ from app.pools.zmq_pool.leases import (
     BoundLease,
     BoundOutletLease,
     BoundPrivateLease,
-    KeptLease,
     OutletLease,
     PrivateLease,
+    PullLease,
     RequestLease,
     SharedLease,
 )
@@ -222,6 +222,8 @@ class Desk:
     def sweep(self) -> None:
         """Do the housekeeping of this configuration."""
         self.bucket.sweep()
+        if self.lease is PullLease:
+            self.bucket.close_surplus(self._max_idle_time, LeanSocket.quiet)
         if self.outlet is not None:
             self.outlet.sweep()
         if self.bucket.uses != self._seen_uses or not self.bucket.deserted:
@@ -272,7 +274,7 @@ def _lease_for(config: SocketConfig, *, check_owner: bool) -> type[SharedLease]:
     if kind in ASKING:
         return SharedLease
     if kind is SocketType.PULL:
-        return KeptLease
+        return PullLease
     return PrivateLease
 
 
@@ -291,7 +293,7 @@ def _usable(config: SocketConfig, *, check_owner: bool) -> Callable[[Entry[LeanS
 
 def _limits(config: SocketConfig, settings: ZMQPoolSettings) -> Limits:
     one = config.bind or config.socket_type in SENDING
-    # Closing one of the others would lose the messages that wait in it, so none is closed for being old or idle.
+    # Closing one of the others would lose the messages that wait in it, so none is closed for being old or idle alone.
     replaceable = config.socket_type in ASKING and not config.bind
     return Limits(
         capacity=1 if one else config.max_connections or settings.max_connections,

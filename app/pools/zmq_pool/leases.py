@@ -189,6 +189,24 @@ class KeptLease(SharedLease):
         super().__exit__(None, None, None)
 
 
+class PullLease(KeptLease):
+    """A lease of one of several PULLs that connect; of the idle ones, one in which messages wait is leased first."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> LeanSocket:
+        self._bucket.prefer(_has_messages)
+        return super().__enter__()
+
+    async def __aenter__(self) -> AsyncSocket:
+        self._bucket.prefer(_has_messages)
+        return await super().__aenter__()
+
+
+def _has_messages(socket: LeanSocket) -> bool:
+    return not socket.quiet()
+
+
 class BoundLease(KeptLease):
     """A lease of the one socket that binds an endpoint. A second lessee is refused, unless told to wait."""
 

@@ -21,6 +21,7 @@ import zmq
 from app.pools.zmq_pool.backend import (
     EVENTS,
     NOBLOCK,
+    POLLIN,
     POLLOUT,
     RCVMORE,
     SNDMORE,
@@ -94,6 +95,13 @@ class LeanSocket(zmq.Socket[bytes]):
         if state & MORE_IN and not raw_get(self, RCVMORE):
             state &= ~MORE_IN
         return bool(state & self._spoiled)
+
+    def quiet(self) -> bool:
+        """Say whether no message waits."""
+        try:
+            return not raw_get(self, EVENTS) & POLLIN
+        except zmq.ZMQError:  # the context was terminated: the lease outlived its pool
+            return False
 
     def settle_timeouts(self, send: float, receive: float) -> None:
         """Set both time limits, in seconds, until the end of the lease."""
