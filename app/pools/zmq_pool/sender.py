@@ -122,12 +122,22 @@ class Sender(ABC):
                             raise
                         all_sent = False  # this one is on its way; it was another one that failed
                 if not all_sent:
-                    self._attendant.nudge(self)
+                    self._leave_to_attendant(frames)
                     return
         except BaseException:
             if queue:  # with messages of others, who have gone away
                 self._attendant.nudge(self)
             raise
+
+    def _leave_to_attendant(self, frames: Frames) -> None:
+        """Have the attendant send what is queued, or take a message back if it cannot: it has no thread yet."""
+        try:
+            self._attendant.nudge(self)
+        except Exception:
+            with self._lock:
+                withdrawn = self._backlog.withdraw(frames)
+            if withdrawn:
+                raise
 
     def _withdraw(self, frames: Frames) -> None:
         """Refuse a message that came after the end, unless it was counted among those that had to be dropped."""

@@ -263,6 +263,25 @@ def test_a_push_that_failed_is_not_sent_later(pool, sink, owned_endpoint):
     assert not sink.poll(100)
 
 
+def test_a_push_for_which_no_thread_can_be_started_is_not_sent_later(pool, sink, free_endpoint, monkeypatch):
+    """The message of a push that raised, because it cannot wait for its peer without a thread, is not queued."""
+    config = SocketConfig(SocketType.PUSH, free_endpoint)
+    outlet = Outlet(config, lambda _: open_socket(pool.context, config), Attendant())
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda _: _raise(RuntimeError("can't start new thread")))
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                outlet.send((b"refused",))
+            assert 0 == outlet.figures()["queued"]
+    try:
+        outlet.send((b"accepted",))
+        sink.bind(free_endpoint)
+        assert b"accepted" == sink.recv()
+        assert not sink.poll(100)
+    finally:
+        outlet.close(0)
+
+
 def test_what_others_have_queued_outlives_a_push_that_failed(pool, sink, endpoint):
     """A push that fails to open the socket takes back its own message alone, and not an equal one of another thread."""
     config = SocketConfig(SocketType.PUSH, endpoint)
