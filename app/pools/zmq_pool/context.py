@@ -76,7 +76,12 @@ class SharedContext:
         assert context is not None
         # In a thread, because libzmq waits without a limit for sockets that are still open.
         ending = threading.Thread(target=context.term, name="poolwire-zmq-term", daemon=True)
-        ending.start()
+        try:
+            ending.start()
+        except RuntimeError as error:
+            self._keep(context)
+            log.warning("the ZMQ context is left to the next pool; no thread can be started to end it: %s", error)
+            return False
         if left_open:
             self._ending = ending
             return False
@@ -84,6 +89,14 @@ class SharedContext:
         if ending.is_alive():
             log.warning("the ZMQ context still has open sockets; it ends when they are closed")
         return not ending.is_alive()
+
+    def _keep(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Have the next pool take a share in ``context``; if one has begun another meanwhile, nobody has this one."""
+        with self._lock:
+            if self._context is None:
+                self._context = context
+            else:
+                forks.bury(context)
 
     def finish(self, seconds: float) -> None:
         """Wait, at most ``seconds``, for the end of a context whose last sockets were left open."""

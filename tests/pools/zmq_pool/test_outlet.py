@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -14,6 +15,7 @@ from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import EndpointBusy, NotSent, PoolClosed
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
 from app.pools.zmq_pool.attendant import Attendant, attendant
+from app.pools.zmq_pool.context import SharedContext
 from app.pools.zmq_pool.opening import open_idle, open_socket
 from app.pools.zmq_pool.outlet import Outlet
 from tests.support.children import in_child
@@ -159,6 +161,36 @@ def test_a_nudge_during_the_service_is_not_lost():
     member = _Member(attend)
     one.nudge(member)
     assert again.wait(10)
+
+
+def test_a_member_that_cannot_be_closed_keeps_the_attendant_from_nothing(caplog):
+    """The error of one that is dismissed is logged, and the others are still served and closed."""
+    one, closed, attended = Attendant(), threading.Event(), threading.Event()
+    stays = _Member(lambda: attended.set() or True)
+    one.watch(stays)
+    bad, good = _Member(bool), _Member(bool)
+    bad.close, good.close = lambda: _raise(OSError("cannot")), closed.set
+    assert one.dismiss(bad)
+    assert one.dismiss(good)
+    assert closed.is_set()
+    attended.clear()
+    one.nudge(stays)
+    assert attended.wait(10)
+    assert "could not be closed" in caplog.text
+    one.unwatch(stays)
+
+
+def test_a_context_that_no_thread_can_end_is_the_next_pools(monkeypatch, caplog):
+    """A stop for which no thread can be started raises nothing, and the context ends with the pool that comes next."""
+    shared = SharedContext()
+    context = shared.take()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda _: _raise(RuntimeError("can't start new thread")))
+        assert not shared.give(0)
+    assert "can't start new thread" in caplog.text
+    assert shared.take() is context
+    assert shared.give(time.monotonic() + 10)
+    assert context.closed
 
 
 # Forks
