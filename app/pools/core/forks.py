@@ -20,7 +20,7 @@ class ForkAware(Protocol):
 
 
 _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
-_lock = threading.Lock()
+_lock = threading.RLock()  # re-entrant: a signal's handler that comes while this thread holds it may register, too
 _hooked = False
 
 # References that keep inherited objects from being finalised, for a finaliser would close them.
@@ -32,8 +32,8 @@ def register(member: ForkAware) -> None:
     global _hooked
     with _lock:
         if not _hooked:
-            os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
             _hooked = True
+            os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
         _registered.add(member)
 
 

@@ -30,7 +30,8 @@ class Housekeeper:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Re-entrant: a signal's handler that comes while its thread holds it may start or stop a pool.
+        self._lock = threading.RLock()
         # Not an Event, whose lock a finaliser may find held by its own thread; `put` never waits.
         self._signals: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -49,8 +50,9 @@ class Housekeeper:
         with self._lock:
             self._schedule[sweeper] = (interval, time.monotonic() + interval)
             if not self.alive:
-                self._thread = threading.Thread(target=self._run, name="poolwire-housekeeper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="poolwire-housekeeper", daemon=True)
+                self._thread = thread
+                thread.start()
             self._signals.put(False)
 
     def hurry(self) -> None:
@@ -65,7 +67,7 @@ class Housekeeper:
 
     def forget_after_fork(self) -> None:
         """Start again with a thread of the child's own, which the next ``register`` makes."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._signals = queue.SimpleQueue()
         self._thread = None
         self._schedule = weakref.WeakKeyDictionary()
@@ -74,6 +76,8 @@ class Housekeeper:
         hurried = False
         while True:
             with self._lock:
+                if self._thread is not threading.current_thread():  # a handler started another in between
+                    return
                 if not self._schedule:
                     self._thread = None
                     return

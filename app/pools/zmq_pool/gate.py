@@ -18,7 +18,7 @@ class Gate:
 
     def __init__(self, shut: Callable[[], bool]) -> None:
         self._shut = shut
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler that comes while its thread holds it may stop the pool
         self._waiters: set[TaskWaiter[None]] = set()
 
     async def passed(self, seconds: float) -> bool:

@@ -115,7 +115,8 @@ class Sentinels:
 
     def __init__(self, context: Callable[[], zmq.Context[Any]]) -> None:
         self._context = context
-        self._lock = threading.Lock()
+        # Re-entrant: a signal's handler that comes while its thread holds it may lease, or stop the pool.
+        self._lock = threading.RLock()
         self._all: dict[SocketConfig, Sentinel] = {}
         self._users: dict[SocketConfig, set[User]] = {}
         self._dismissed = False
@@ -129,12 +130,21 @@ class Sentinels:
         with self._lock:
             if self._dismissed:
                 raise PoolClosed("zmq")
-            sentinel = self._all.get(key)
-            if sentinel is None:
-                sentinel = self._all[key] = Sentinel(context, key)
+            sentinel = self._all.get(key) or self._add(Sentinel(context, key), key)
             self._users.setdefault(key, set()).add(user)
             attendant.watch(sentinel)  # a known one as well: an interrupt may have come in between
             user.see(sentinel.seen_by(config))
+
+    def _add(self, made: Sentinel, key: SocketConfig) -> Sentinel:
+        """Return the sentinel of ``key``, with the lock held: ``made``, or what a handler has made meanwhile."""
+        sentinel = self._all.setdefault(key, made)
+        # Looked at after it was added: a dismissal that comes between the two closes it.
+        unneeded = sentinel is not made or (self._dismissed and self._all.pop(key, None) is made)
+        if unneeded:
+            made.close()
+        if self._dismissed:
+            raise PoolClosed("zmq")
+        return sentinel
 
     def leave(self, config: SocketConfig, user: User) -> None:
         """Close the sentinel of a configuration's endpoint, if nobody uses it."""
@@ -169,7 +179,7 @@ class Sentinels:
     def forget_after_fork(self) -> None:
         """Leave the parent's sockets alone."""
         forks.bury(self._all)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._all, self._users = {}, {}
         self._dismissed = False  # by a stop that another thread of the parent was at
 

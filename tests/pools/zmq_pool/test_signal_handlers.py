@@ -4,13 +4,19 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import zmq
 
-from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from app.pools.core import forks
+from app.pools.core.housekeeper import Housekeeper, housekeeper
+from app.pools.errors import PoolClosed
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, sentinel
+from tests.support.echo import replier
+from tests.support.waiting import eventually
 
 _PUSHING = """
 import json, random, signal, sys, time
@@ -111,3 +117,104 @@ def test_a_stop_within_a_stop_ends_both(free_endpoint):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         pool.stop(0.1)
+
+
+def in_time(call):
+    """Return what ``call`` returns, in a thread that holds nobody up if it waits for itself."""
+    outcome = Future()
+
+    def run():
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result(20)
+
+
+@pytest.fixture
+def interrupted_watch(monkeypatch):
+    """The sockets that are opened to watch endpoints, and what is done, once, when the first of them are."""
+    opened, handlers = [], []
+    open_idle = sentinel.open_idle
+
+    def open_and_be_interrupted(*args):
+        pair = open_idle(*args)
+        opened.extend(pair)
+        if handlers:
+            handlers.pop()()
+        return pair
+
+    monkeypatch.setattr(sentinel, "open_idle", open_and_be_interrupted)
+    return opened, handlers
+
+
+def test_a_handler_may_lease_while_its_thread_begins_to_watch_the_endpoint(interrupted_watch):
+    """Both requests are answered, and the endpoint is watched once."""
+    opened, handlers = interrupted_watch
+    with ZMQPool() as pool, replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        handlers.append(lambda: pool.request(config, b"in the handler"))
+        assert b"around it" == in_time(lambda: pool.request(config, b"around it"))
+        assert not handlers
+        assert [True, True, False, False] == sorted((each.closed for each in opened), reverse=True)
+        eventually(lambda: pool.health()["endpoints"][endpoint])
+    assert all(each.closed for each in opened)
+
+
+def test_a_handler_may_stop_the_pool_while_its_thread_begins_to_watch_an_endpoint(interrupted_watch):
+    """The request that was interrupted is refused, and no socket is left of it, which would keep the context open."""
+    opened, handlers = interrupted_watch
+    pool = ZMQPool()
+    handlers.append(lambda: pool.stop(0.1))
+    with pytest.raises(PoolClosed):
+        in_time(lambda: pool.request(SocketConfig(SocketType.REQ, "tcp://127.0.0.1:9"), b"x"))
+    assert opened
+    assert all(each.closed for each in opened)
+
+
+@pytest.mark.parametrize("held", ["housekeeper", "forks", "gate"])
+def test_a_handler_may_start_and_stop_a_pool_whatever_its_thread_holds(held):
+    """A pool is started, used and stopped by the thread that is in the middle of one of these."""
+    pool = ZMQPool()
+    lock = {"housekeeper": housekeeper._lock, "forks": forks._lock, "gate": pool._gate._lock}[held]
+
+    def use():
+        with lock:
+            pool.start()
+            reply = pool.request(SocketConfig(SocketType.REQ, endpoint), b"x")
+            pool.stop(1)
+            return reply
+
+    with replier() as endpoint:
+        assert b"x" == in_time(use)
+
+
+class _Sweeper:
+    def sweep(self):
+        pass
+
+
+def test_a_handler_may_start_the_housekeeper_while_its_thread_starts_it(monkeypatch):
+    """One thread does the housekeeping, for both that were registered."""
+    one, sweepers = Housekeeper(), [_Sweeper(), _Sweeper()]
+    threads, start = [], threading.Thread.start
+
+    def start_and_be_interrupted(thread):
+        threads.append(thread)
+        if len(threads) == 1:
+            one.register(sweepers[1], 60)
+        start(thread)
+
+    def register():
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start_and_be_interrupted)
+            one.register(sweepers[0], 60)
+
+    in_time(register)
+    eventually(lambda: 1 == sum(thread.is_alive() for thread in threads))
+    assert one.alive
+    for sweeper in sweepers:
+        one.unregister(sweeper)
+    eventually(lambda: not any(thread.is_alive() for thread in threads))
