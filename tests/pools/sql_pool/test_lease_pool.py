@@ -18,6 +18,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from app.pools.errors import DatabaseUnavailable, PoolTimeout
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
+from app.pools.sql_pool.writers import writer_lock
 from tests.support.waiting import eventually_async
 
 
@@ -232,7 +233,8 @@ async def test_the_task_that_writes_is_named(tmp_path: Path) -> None:
             await pool.execute_query_async(file, f"INSERT INTO notes {COUNTING} SELECT max(i) FROM n")
 
         endless = asyncio.create_task(write())
-        await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"])
+        turns = writer_lock("", file.database)._queue
+        await eventually_async(turns._leased)  # not only a connection: it might write as the second one
         with pytest.raises(OperationalError, match=r"checked out at test_lease_pool\.py:\d+ in write"):
             await asyncio.to_thread(pool.execute_query, file, "INSERT INTO notes VALUES ('x')")
         endless.cancel()
