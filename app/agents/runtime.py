@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from app.agents.agent import Agent
 from app.agents.definition import check_modules, made
 from app.agents.errors import AgentError, DrainExceeded
+from app.agents.failures import complaints
 from app.agents.server import AgentServer
 from app.agents.signals import Watchdog, stop_on_signals
 from app.agents.tasks import GRACE, cut_off
@@ -321,14 +322,19 @@ def main(
 
     try:
         asyncio.run(run_all())
-    except (AgentError, ContainerError, PoolError) as error:
-        # Misconfigured: the message says what to do, and a traceback through the runtime would bury it.
-        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
-    except ExceptionGroup:
-        log.exception("the agents stopped after a failure")
+    except (AgentError, ContainerError, PoolError, ExceptionGroup) as error:
+        if not _tell(error):
+            log.exception("the agents stopped after a failure")
         sys.exit(EXIT_FAILED)
     sys.exit(0)
+
+
+def _tell(error: Exception) -> bool:
+    """Print what ended the agents, a line for each failure; return whether that says enough."""
+    told = complaints(error)
+    for text in told:
+        print(f"error: {text}", file=sys.stderr)
+    return bool(told)
 
 
 def _was_cut_off(error: BaseException | None) -> bool:
@@ -344,9 +350,7 @@ def _was_cut_off(error: BaseException | None) -> bool:
 
 def _cut_off(error: Exception) -> NoReturn:
     """Exit at once: a thread that hangs, or a task that resists, would keep the process from ending."""
-    if isinstance(error, DrainExceeded) and error.__context__ is None:
-        log.error("%s", error)
-    else:
+    if error.__context__ is not None or not _tell(error):
         log.error("the agents stopped after a failure, and work was cut off", exc_info=error)
     try:
         logging.shutdown()

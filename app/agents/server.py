@@ -17,6 +17,7 @@ from app.agents import envelope
 from app.agents.agent import Agent
 from app.agents.definition import ANSWERING, check_endpoint, endpoint_of
 from app.agents.errors import AgentStopping, MessageError
+from app.agents.failures import in_one_line
 from app.agents.tasks import cut_off
 from app.containers import message_scope_async
 from app.containers.workers import DaemonWorkers
@@ -255,9 +256,8 @@ class AgentServer:
     async def _answer(self, socket: Any, frames: list[bytes]) -> None:
         try:
             route, body = envelope.split(frames)
-        except MessageError:
-            self.failed += 1
-            log.warning("%s dropped a message that is no request", self.agent.name, exc_info=True)
+        except MessageError as error:
+            self._note_failure("dropped a message that is no request", error)
             return
         try:
             answer = envelope.encode(await self._in_scope(envelope.decode(body)))
@@ -265,8 +265,7 @@ class AgentServer:
         except (Exception, asyncio.CancelledError) as error:
             if _is_cancelled(error):
                 raise
-            self.failed += 1
-            log.exception("%s could not answer a request", self.agent.name)
+            self._note_failure("could not answer a request", error)
             answer = envelope.encode_error(error)
         await socket.send_multipart([*route, answer])
 
@@ -282,8 +281,14 @@ class AgentServer:
         except (Exception, asyncio.CancelledError) as error:
             if _is_cancelled(error):
                 raise
-            self.failed += 1
-            log.exception("%s could not handle a message", self.agent.name)
+            self._note_failure("could not handle a message", error)
+
+    def _note_failure(self, what: str, error: BaseException) -> None:
+        self.failed += 1
+        if line := in_one_line(error):  # or a database that is down would fill the log with tracebacks
+            log.error("%s %s: %s", self.agent.name, what, line)
+        else:
+            log.error("%s %s", self.agent.name, what, exc_info=error)
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """``main`` as a process of its own: signals, exit codes, and what it prints."""
 
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -136,3 +137,34 @@ def test_a_wrong_configuration_exits_with_1_and_says_what_to_do(
     assert code == 1
     assert complaint in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "complaint"),
+    [
+        ("tcp://127.0.0.1:{port}", "is bound already, by another configuration or another process"),
+        ("tcp://nowhere.invalid:{port}", "nowhere.invalid"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_bound_is_one_line(
+    endpoint: str, complaint: str, start: Callable[..., Process], free_port: int
+) -> None:
+    """A port in use, or a name that does not resolve, is told once, with the agent's name and without a traceback."""
+    configuration = f"""
+        [sockets.slow]
+        type = "REP"
+        endpoint = "{endpoint.format(port=free_port)}"
+        bind = true
+        allow_plaintext = true
+
+        [databases.main]
+        url = "sqlite:///main.db"
+    """
+    with socket.create_server(("127.0.0.1", free_port)):
+        code, errors = start(AGENT, configuration, "1").end()
+
+    assert code == 1
+    (said,) = [line for line in errors.splitlines() if "INFO" not in line]
+    assert said.startswith("error: ")
+    assert complaint in said
+    assert said.endswith("(raised by slow)")
