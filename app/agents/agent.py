@@ -36,6 +36,10 @@ class Agent:
     concurrency: ClassVar[int] = 16
     """Messages handled at the same time, at most. More wait in the socket's queue."""
 
+    may_drop: ClassVar[bool] = False
+    """Whether messages that still wait in a PULL endpoint at the stop may go with it, because somebody sends again
+    what was not handled. Otherwise a warning says how many were lost."""
+
     topics: ClassVar[tuple[str, ...]] = ("",)
     """The prefixes of the topics that a SUB endpoint receives; the empty one means all."""
 

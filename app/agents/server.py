@@ -201,6 +201,8 @@ class AgentServer:
             finally:
                 # The leases of the handlers come back while the pools are still up.
                 await cut_off(*helpers, *self._in_flight)
+                if self.agent.may_drop:
+                    await _drop_what_waits(socket)
 
     async def _accept(self, socket: Any) -> None:
         """Receive as long as a slot is free, so that a busy agent's queue pushes back on its senders."""
@@ -289,6 +291,13 @@ class AgentServer:
             log.error("%s %s: %s", self.agent.name, what, line)
         else:
             log.error("%s %s", self.agent.name, what, exc_info=error)
+
+
+async def _drop_what_waits(socket: Any) -> None:
+    """Read the messages that nobody will handle, so that they do not count as lost; not for ever those of a pusher."""
+    deadline = time.monotonic() + _LAST_CALL
+    while time.monotonic() < deadline and await socket.poll(0):
+        await socket.recv_multipart()
 
 
 def _is_cancelled(error: BaseException) -> bool:

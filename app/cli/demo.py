@@ -15,7 +15,8 @@ import orjson
 import typer
 from rich.console import Console
 
-from app.agents import DrainExceeded
+from app.agents import AgentError, DrainExceeded
+from app.agents.failures import complaints
 from app.agents.signals import stop_on_signals
 from app.cli.display import Display, read_lines
 from app.containers import ContainerError
@@ -135,6 +136,7 @@ async def _with_demo(
 
     def on_signal(number: signal.Signals) -> None:
         received.append(number)
+        display.stopping(number)
         stop.set()
 
     with stop_on_signals(on_signal):
@@ -145,6 +147,10 @@ async def _with_demo(
         except DemoStopped:
             display.stopped(demo)
             return 128 + received[0]
+        except (DrainExceeded, ExceptionGroup):
+            if received:
+                display.stopped(demo)
+            raise
     return 0
 
 
@@ -176,17 +182,18 @@ def _run(work: Coroutine[Any, Any, int]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         code = asyncio.run(work)
-    except DrainExceeded as error:
-        typer.echo(f"error: {error}", err=True)
-        code = EXIT_DRAIN_EXCEEDED
-    except (PoolError, ContainerError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        code = EXIT_FAILED
-    except ExceptionGroup as group:  # what ended the agents, one error for each of them
-        for failure in group.exceptions:
-            typer.echo(f"error: {type(failure).__name__}: {failure}", err=True)
-        code = EXIT_FAILED
+    except (AgentError, PoolError, ContainerError, OSError, ExceptionGroup) as error:
+        code = _failed(error)
     raise typer.Exit(code)
+
+
+def _failed(error: Exception) -> int:
+    """Say what ended the agents, a line for each failure, and return the exit code."""
+    failures = [error] if not isinstance(error, ExceptionGroup) else list(error.exceptions)
+    for failure in failures:
+        typer.echo(f"error: {'; '.join(complaints(failure)) or f'{type(failure).__name__}: {failure}'}", err=True)
+    cut_off = any(isinstance(failure, DrainExceeded) for failure in failures)
+    return EXIT_DRAIN_EXCEEDED if cut_off else EXIT_FAILED
 
 
 def _as_json(demo: Demo, report: dict[str, Any], seconds: float) -> dict[str, Any]:

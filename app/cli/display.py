@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -104,14 +105,17 @@ class Display:
         for note in answer["notes"]:
             say(f"  [yellow]note: {escape(note)}[/]", soft_wrap=True)
 
+    def stopping(self, number: signal.Signals) -> None:
+        """Say that a signal was understood: what is in flight may take its time to finish."""
+        self.console.print(f"{number.name}: stopping; once more to end at once")
+
     def stopped(self, demo: Demo) -> None:
         """Say what was in flight when the demo was stopped, and what is left for the next time."""
         summary = demo.summary
-        drained = sum(summary.drained.values()) if summary else 0
+        drained = f"{sum(summary.drained.values())} in flight finished" if summary else "what was late was cut off"
         left = max(0, demo.scanner.jobs_at_start - demo.finished_jobs)
         self.console.print(
-            f"stopped: {drained} in flight finished, {demo.finished_jobs} files indexed in this run, "
-            f"{left} left for the next one"
+            f"stopped: {drained}, {demo.finished_jobs} files indexed in this run, {left} left for the next one"
         )
 
 

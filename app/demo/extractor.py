@@ -43,6 +43,7 @@ class Extractor(Agent):
 
     endpoint = "jobs"
     concurrency = 16
+    may_drop = True  # they are still queued in the jobs table, for the next run
 
     def __init__(self, folder: Path, number: int = 1, *, size_limit: int = DEFAULT_SIZE_LIMIT) -> None:
         super().__init__(f"extractor-{number}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import uuid
 from typing import Any
 
 import pytest
@@ -199,6 +200,42 @@ async def test_an_error_with_the_name_of_a_file_that_is_not_utf_8_is_answered(
     async with running([Opening], wired):
         with pytest.raises(RequestFailed, match=r"FileNotFoundError: no file caf\?"):
             await ask(wired, "echo", {})
+
+
+class Slow(Agent):
+    endpoint = "jobs"
+    concurrency = 1
+
+    def __init__(self, *, may_drop: bool) -> None:
+        super().__init__()
+        self.may_drop = may_drop  # type: ignore[misc]
+        self.gate = asyncio.Event()
+        self.entered = 0
+
+    async def on_message(self, message: dict[str, Any]) -> None:
+        self.entered += 1
+        await self.gate.wait()
+
+
+@pytest.mark.parametrize("may_drop", [False, True])
+async def test_what_waits_in_a_pull_is_warned_of_unless_it_may_be_dropped(
+    may_drop: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages that a stopped agent has not handled are lost with a warning; not if the agent says that they may be."""
+    wired = container(jobs=SocketConfig(SocketType.PULL, f"inproc://{uuid.uuid4().hex}"))
+    agent = Slow(may_drop=may_drop)
+    async with running([agent], wired) as (servers, stop, _):
+        publisher = wired.publishers.jobs()
+        publisher.send({})
+        await eventually_async(lambda: agent.entered)
+        for _ in range(4):
+            publisher.send({})
+        stop.set()
+        await eventually_async(lambda: servers[0].state is State.DRAINING)
+        agent.gate.set()
+
+    assert agent.entered == 1
+    assert ("received messages that nobody had read" in caplog.text) is not may_drop
 
 
 async def test_instances_of_one_class_have_counts_of_their_own() -> None:

@@ -60,8 +60,14 @@ def _run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Complete
 
 @contextmanager
 def _started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    with _spawned(_command(*arguments)) as process:
+        yield process
+
+
+@contextmanager
+def _spawned(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        _command(*arguments),
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -86,6 +92,15 @@ def _jobs(folder: Path) -> Counter[str]:
             return Counter(dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state")))
         except sqlite3.OperationalError:  # the table is not there yet
             return Counter()
+
+
+def _attempted(folder: Path) -> int:
+    """Return how many jobs were handed to the extractors."""
+    index = folder / ".poolwire" / "index.sqlite"
+    if not _jobs(folder):
+        return 0
+    with closing(sqlite3.connect(index)) as connection:
+        return int(connection.execute("SELECT count(*) FROM jobs WHERE attempts > 0").fetchone()[0])
 
 
 def _passages(folder: Path) -> Counter[tuple[Any, ...]]:
@@ -222,11 +237,29 @@ def test_interrupted_while_indexing_it_drains_and_says_so(folder: Path, number: 
     drained, finished, left = map(int, said.groups())
     assert drained > 0
     assert finished + left == FILES
-    assert "Traceback" not in errors
+    assert f"{number.name}: stopping; once more to end at once" in output
+    assert errors == ""
     assert _jobs(folder)["done"] == finished
     report = json.loads(_run("demo", folder, "--json").stdout)
     assert report["finished"] == left
     assert set(_passages(folder).values()) == {1}
+
+
+def test_what_does_not_end_in_time_is_cut_off_and_has_an_exit_code(folder: Path) -> None:
+    """Where the drain takes longer than its limit, the code is 3, each agent has a line, and what is left is said."""
+    impatient = (
+        "from functools import partial; from app.cli import demo; from app.cli.main import app; "
+        "demo.DemoSettings = partial(demo.DemoSettings, drain_timeout=0.3); app()"
+    )
+    with _spawned([sys.executable, "-c", impatient, "demo", str(folder), "--delay", "30"]) as process:
+        eventually(lambda: _attempted(folder), seconds=30)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 3, errors
+    assert f"0 files indexed in this run, {FILES} left for the next one" in output
+    assert errors.splitlines() == [
+        f"error: extractor-{number}: 16 in flight did not end within 0.3 s" for number in (2, 1)
+    ]
 
 
 def test_interrupted_at_once_it_still_stops_cleanly(folder: Path) -> None:
