@@ -20,7 +20,7 @@ run: $(RUN_READY) ## Index this project's docs and source and answer questions a
 test: $(DEV_READY) ## Run the test suite (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -n $${WORKERS:-2} --dist loadfile $(ARGS)
 
-check: $(DEV_READY) ## Lint, format, types, layers, rule 1
+check: $(DEV_READY) ## Lint, format, types, layers, and that only the pools make connections
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,18 +39,20 @@ bench-%: $(DEV_READY)
 	$(BIN)/python benchmarks/bench_$*.py $(ARGS)
 
 clean: ## Remove everything the other targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .poolwire build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .poolwire/index* build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+# Its last file: a venv whose making was interrupted has a python, and no pip.
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
-	  { echo 'poolwire needs Python 3.11 to 3.13, and $(PYTHON) is "$(VERSION)"; choose one: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
+	  { echo 'poolwire needs Python 3.11 to 3.13, and $(PYTHON) is $(or $(VERSION),not found); choose one: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
+	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 
-$(RUN_READY): $(BIN)/python pyproject.toml constraints.txt
+$(RUN_READY): $(BIN)/pip pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
-$(DEV_READY): $(BIN)/python pyproject.toml constraints.txt
+$(DEV_READY): $(BIN)/pip pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(RUN_READY)
