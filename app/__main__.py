@@ -1,6 +1,6 @@
 """``python -m app``: the ``poolwire`` command."""
 
-from app.cli.main import app
+from app.cli.entry import main
 
 if __name__ == "__main__":
-    app(prog_name="poolwire")
+    main()

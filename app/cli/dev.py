@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from app.cli.ending import fail
 from app.pools.sql_pool.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
-app = typer.Typer(help="Helpers for local development.", no_args_is_help=True)
+app = typer.Typer(help="Helpers for local development.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -34,11 +35,9 @@ def postgres(
             typer.echo(server.url())
             typer.echo(f"PostgreSQL runs in {server.folder}; stop it with Ctrl-C", err=True)
             code = server.wait()
-            typer.echo(f"PostgreSQL ended by itself with code {code}; see {server.log_file}", err=True)
-            raise typer.Exit(1)
+            fail(f"PostgreSQL ended by itself with code {code}; see {server.log_file}")
     except EmbeddedPostgresError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        fail(str(error))
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
 

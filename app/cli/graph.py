@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import typer
 from dependency_injector.containers import Container, DeclarativeContainer
 
+from app.cli.ending import EXIT_USAGE, fail
 from app.containers import ContainerError, Lifecycle
 from app.containers.pictures import FORMATS, Picture
 from app.demo import demo_container
 from app.pools.errors import PoolError
 
-app = typer.Typer(help="Draw a container: what needs what, and in which order it starts.")
+app = typer.Typer(add_completion=False)
 
 
 class Format(StrEnum):
@@ -28,7 +29,7 @@ class Format(StrEnum):
     DOT = "dot"
 
 
-@app.callback(invoke_without_command=True)
+@app.command()
 def graph(
     container: Annotated[
         str,
@@ -54,8 +55,7 @@ def graph(
         else:
             picture = Picture(instance)
     except (ContainerError, PoolError, LookupError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        fail(str(error), EXIT_USAGE)
     typer.echo(FORMATS[format.value](picture))
 
 

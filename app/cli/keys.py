@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from app.cli.ending import fail
 from app.pools.errors import ConfigError
 from app.pools.zmq_pool import KeyPair
 
-app = typer.Typer(help="Make keys for encrypted ZMQ connections.", no_args_is_help=True)
+app = typer.Typer(help="Make keys for encrypted ZMQ connections.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -27,7 +28,6 @@ def new(
     try:
         public_file, secret_file = KeyPair.new().write(folder, name)
     except (ConfigError, OSError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        fail(str(error))
     typer.echo(f"{public_file}  the public key: a server's goes to its clients, a client's into the allow-list")
     typer.echo(f"{secret_file}  the secret key: it stays with its owner, mode 0600")

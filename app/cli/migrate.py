@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from app.cli.ending import fail
 from app.migration import CODES, Config, Report, UsageError, baseline, explain, load, scan
 from app.migration.reports import FORMATS, render
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Find every direct connection in a code base, rank them, report them, rewrite what is safe.",
     no_args_is_help=True,
+    add_completion=False,
 )
 
 CLEAN, FINDINGS, USAGE, UNPARSABLE = 0, 1, 2, 3
@@ -232,8 +234,7 @@ def _scan(paths: Sequence[Path], config: Config) -> Report:
 
 
 def _usage(message: str) -> NoReturn:
-    typer.echo(f"poolwire migrate: {message}", err=True)
-    raise typer.Exit(USAGE)
+    fail(message, USAGE)
 
 
 def _list_problems(report: Report) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 from pathlib import Path
 
 from app.demo.folder import INDEX_FOLDER
 
 _INDEX = "index.sqlite"
 _SQLITE = b"SQLite format 3\0"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def default_folder() -> tuple[Path, tuple[str, ...]]:
@@ -41,10 +43,27 @@ def index_file(folder: Path) -> Path:
     if "site-packages" in folder.parts or not _prepare(own):
         name = hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()
         own = _cache() / name
-        own.mkdir(parents=True, exist_ok=True)
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"there is no place for the index: {own} cannot be made ({error.strerror}); "
+                f"name a folder of yours in XDG_CACHE_HOME"
+            ) from error
     index = own / _INDEX
     _remove_what_is_no_database(index)
     return index
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether ``error`` says that the index is damaged, as a disk that was full or a half copied file leaves it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # The lower byte of a code is what its extended forms have in common.
+        if isinstance(cause, sqlite3.DatabaseError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _cache() -> Path:

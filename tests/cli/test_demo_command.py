@@ -45,14 +45,14 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"}
 
 
-def _run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def _run(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         _command(*arguments),
         capture_output=True,
         text=True,
         timeout=60,
         stdin=subprocess.DEVNULL,
-        env=_environment(),
+        env=_environment() | environment,
         cwd=cwd,
         check=False,
     )
@@ -205,7 +205,20 @@ def test_a_damaged_index_is_an_error_without_a_traceback(folder: Path) -> None:
     done = _run("demo", folder)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith(f"(the index is damaged; remove {index}, and it is made again)\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_where_no_index_can_be_kept_is_an_error_that_names_the_variable(tmp_path: Path) -> None:
+    """A folder and a cache that cannot be written are told in one line, with what to set."""
+    (tmp_path / "site-packages").mkdir()  # an installed package keeps no index in itself
+    (tmp_path / "site-packages" / "page.md").write_text("# Page")
+    (tmp_path / "cache").write_text("no folder")
+    done = _run("demo", tmp_path / "site-packages", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no place for the index: ")
+    assert "XDG_CACHE_HOME" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_killed_half_way_a_second_start_finishes(folder: Path) -> None:
@@ -248,7 +261,7 @@ def test_interrupted_while_indexing_it_drains_and_says_so(folder: Path, number: 
 def test_what_does_not_end_in_time_is_cut_off_and_has_an_exit_code(folder: Path) -> None:
     """Where the drain takes longer than its limit, the code is 3, each agent has a line, and what is left is said."""
     impatient = (
-        "from functools import partial; from app.cli import demo; from app.cli.main import app; "
+        "from functools import partial; import app.cli.demo as demo; from app.cli.main import app; "
         "demo.DemoSettings = partial(demo.DemoSettings, drain_timeout=0.3); app()"
     )
     with _spawned([sys.executable, "-c", impatient, "demo", str(folder), "--delay", "30"]) as process:
