@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from app.cli.ending import fail
+from app.pools.core.ignored import keep_out_of_git
 from app.pools.sql_pool.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
 app = typer.Typer(help="Helpers for local development.", no_args_is_help=True, add_completion=False)
@@ -31,12 +32,14 @@ def postgres(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        with EmbeddedPostgres(folder, port=port) as server:
+        server = EmbeddedPostgres(folder, port=port)
+        keep_out_of_git(server.folder)  # its password is there
+        with server:
             typer.echo(server.url())
             typer.echo(f"PostgreSQL runs in {server.folder}; stop it with Ctrl-C", err=True)
             code = server.wait()
             fail(f"PostgreSQL ended by itself with code {code}; see {server.log_file}")
-    except EmbeddedPostgresError as error:
+    except (EmbeddedPostgresError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)

@@ -27,7 +27,7 @@ def new(
     """Make NAME.key, to give to the others, and NAME.key_secret, readable for you alone."""
     try:
         public_file, secret_file = KeyPair.new().write(folder, name)
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
         fail(str(error))
     typer.echo(f"{public_file}  the public key: a server's goes to its clients, a client's into the allow-list")
     typer.echo(f"{secret_file}  the secret key: it stays with its owner, mode 0600")

@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from app.demo.folder import INDEX_FOLDER
+from app.pools.core.ignored import keep_out_of_git
 
 _INDEX = "index.sqlite"
 _SQLITE = b"SQLite format 3\0"
@@ -75,9 +76,7 @@ def _prepare(own: Path) -> bool:
     """Make the folder, and keep it out of the user's version control; return whether it can be written."""
     try:
         own.mkdir(exist_ok=True)
-        ignore = own / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="utf-8")
+        keep_out_of_git(own)
     except OSError:
         return False
     return os.access(own, os.W_OK | os.X_OK)

@@ -32,6 +32,7 @@ def test_it_prints_its_url_and_stops_on_a_signal(folder: Path, number: signal.Si
         with psycopg.connect(url) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
         connection.close()
+        assert (folder / ".gitignore").read_text() == "*\n"  # the password is in the folder
         os.kill(process.pid, number)
         _, errors = process.communicate(timeout=30)
 

@@ -12,6 +12,7 @@ import zmq
 import zmq.auth
 from pydantic import SecretStr
 
+from app.pools.core.ignored import keep_out_of_git
 from app.pools.errors import ConfigError
 from app.pools.zmq_pool.options import OptionValue
 
@@ -67,19 +68,30 @@ class KeyPair:
         return cls(public, SecretStr(secret))
 
     def write(self, folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
-        """Write ``NAME.key``, for the others, and ``NAME.key_secret``, with mode 0600.
+        """Write ``NAME.key``, for the others, and ``NAME.key_secret``, with mode 0600, which git is told to ignore.
 
         Returns:
             both paths.
 
         Raises:
-            ConfigError: one of the files is there already; a key is never overwritten.
+            ConfigError: the folder cannot be written, the name is none for a file, or one of the files is there
+                already; a key is never overwritten.
         """
-        if not name or "/" in name or name.startswith("."):
+        if not name or "/" in name or name.startswith((".", "-")) or not name.isprintable():
             raise ConfigError(f"{name!r} is not a plain name for key files")
         where = Path(folder)
-        where.mkdir(mode=0o700, parents=True, exist_ok=True)
         public_file, secret_file = where / f"{name}.key", where / f"{name}.key_secret"
+        try:
+            where.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._create_both(public_file, secret_file)
+            keep_out_of_git(where, "*.key_secret")
+        except FileExistsError:
+            raise ConfigError(f"{where} is no folder; name one for the key files") from None
+        except OSError as error:
+            raise ConfigError(f"no key files can be made in {where}: {error.strerror}") from error
+        return public_file, secret_file
+
+    def _create_both(self, public_file: Path, secret_file: Path) -> None:
         for file in (public_file, secret_file):
             if file.exists():
                 raise ConfigError(f"{file} is there already, and a key is never overwritten; choose another name")
@@ -87,7 +99,6 @@ class KeyPair:
         secret = _FILE.format(kind="secret", advice="Keep it where it is, with mode 0600.", public=self.public)
         _create(secret_file, f'{secret}    secret-key = "{self.secret.get_secret_value()}"\n', 0o600)
         _create(public_file, public, 0o644)
-        return public_file, secret_file
 
 
 def load_public_key(file: str | os.PathLike[str]) -> str:
@@ -197,6 +208,8 @@ def check_key(what: str, key: str) -> None:
 
 
 def _read(path: Path) -> tuple[str, str | None]:
+    if not path.exists():
+        raise ConfigError(f"there is no key file {path}; `poolwire keys new NAME` makes one")
     try:
         public, secret = zmq.auth.load_certificate(path)
         return public.decode(), secret.decode() if secret is not None else None
