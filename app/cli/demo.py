@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -77,12 +78,10 @@ async def _demo(folder: Path, settings: DemoSettings, *, as_json: bool, interact
 async def _prompt(demo: Demo, display: Display) -> None:
     """Answer what is typed, until the end of input or an interruption, which is how one leaves a prompt."""
     display.console.print("\nAsk something about this folder; Ctrl-D ends.")
-    try:
+    with contextlib.suppress(DemoStopped):
         async for line in read_lines(demo, "[bold]?[/] ", display.console):
             if line.strip():
                 display.answer(await demo.ask(line))
-    except DemoStopped:
-        display.console.print()
 
 
 def _as_json(demo: Demo, report: dict[str, Any], seconds: float) -> dict[str, Any]:

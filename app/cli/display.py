@@ -107,7 +107,8 @@ class Display:
 
     def stopping(self, number: signal.Signals) -> None:
         """Say that a signal was understood: what is in flight may take its time to finish."""
-        self.console.print(f"{number.name}: stopping; once more to end at once")
+        after_what_the_terminal_echoes = "\n" if self.console.is_terminal else ""
+        self.console.print(f"{after_what_the_terminal_echoes}{number.name}: stopping; once more to end at once")
 
     def stopped(self, demo: Demo) -> None:
         """Say what was in flight when the demo was stopped, and what is left for the next time."""
