@@ -1,18 +1,17 @@
 """What every pool can do: it is paused, and goes on."""
 
 import asyncio
-import gc
 import signal
+import subprocess
+import sys
 import threading
 import uuid
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from app.pools.core.housekeeper import housekeeper
-from app.pools.core.settings import SQLPoolSettings, ZMQPoolSettings
+from app.pools.core.settings import SQLPoolSettings
 from app.pools.errors import DeadlineExceeded, LeaseLeaked, PoolTimeout
 from app.pools.http_pool import HTTPConfig, HTTPPool
 from app.pools.sql_pool import SQLPool, get_sqlite_config
@@ -189,12 +188,24 @@ def test_a_stop_that_was_broken_off_can_be_finished():
         pool.stop(10)
 
 
+DROPPING = """
+import gc, sys, weakref
+from app.pools.core.housekeeper import housekeeper
+from app.pools.core.settings import ZMQPoolSettings
+from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
+from tests.support.waiting import eventually
+
+pool = ZMQPool(ZMQPoolSettings(health_check_interval=0.01))
+pool.request(SocketConfig(SocketType.REQ, sys.argv[1]), b"")
+eventually(lambda: housekeeper.alive)
+known = weakref.ref(pool)
+del pool
+eventually(lambda: gc.collect() >= 0 and known() is None)
+"""
+
+
 def test_a_pool_that_was_dropped_does_not_live_on_for_its_housekeeping():
     """A pool that nobody refers to any more is collected, though it was never stopped."""
+    # In a process of its own: until the end of that, the pool's share of the context stays.
     with replier() as endpoint:
-        pool = ZMQPool(ZMQPoolSettings(health_check_interval=0.01))
-        pool.request(SocketConfig(SocketType.REQ, endpoint), b"")
-        eventually(lambda: housekeeper.alive)
-        known = weakref.ref(pool)
-        del pool
-        eventually(lambda: gc.collect() >= 0 and known() is None)
+        subprocess.run([sys.executable, "-c", DROPPING, endpoint], check=True, timeout=60)
