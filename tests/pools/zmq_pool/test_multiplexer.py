@@ -318,7 +318,7 @@ async def test_a_server_frozen_for_a_moment_answers_all(pool):
 async def test_a_server_frozen_under_load_gives_no_stranger_a_reply(pool):
     """Of 1000 requests to a server that stops for long, those sent fail as maybe executed, the others are answered."""
     with echo_process("REP") as server:
-        config = SocketConfig(SocketType.REQ, server.endpoint, receive_timeout=60, heartbeat=0.2)
+        config = SocketConfig(SocketType.REQ, server.endpoint, send_timeout=60, receive_timeout=60, heartbeat=0.2)
         assert b"warm" == await pool.request_async(config, b"warm")
         for _ in range(3):
             server.freeze()
