@@ -20,6 +20,8 @@ _CACHED_STATEMENTS = 512
 _WAL_RETRY = 0.005
 _FILES = 4
 """The database's, its log's, the log's index, and their folder's."""
+_AS_OPENED = os.access in os.supports_effective_ids
+"""Whether rights are those of the effective user, as for a file that is opened."""
 
 
 class Source:
@@ -116,14 +118,18 @@ def _obstacle(config: DatabaseConfig) -> OSError | None:
     The file itself is not opened for it: to close it would drop the locks that SQLite has on it.
     """
     path = Path(config.database)
-    if not path.parent.is_dir():
-        return OSError(errno.ENOENT, f"there is no folder {path.parent}")
-    if path.is_dir():
-        return OSError(errno.EISDIR, "it is a folder")
-    if config.readonly and not path.exists():
-        return OSError(errno.ENOENT, "there is no such file, and readonly=True makes none")
-    if not os.access(path if path.exists() else path.parent, os.R_OK if config.readonly else os.R_OK | os.W_OK):
-        return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    try:
+        if not path.parent.is_dir():
+            return OSError(errno.ENOENT, f"there is no folder {path.parent}")
+        if path.is_dir():
+            return OSError(errno.EISDIR, "it is a folder")
+        if config.readonly and not path.exists():
+            return OSError(errno.ENOENT, "there is no such file, and readonly=True makes none")
+        rights = os.R_OK if config.readonly else os.R_OK | os.W_OK
+        if not os.access(path if path.exists() else path.parent, rights, effective_ids=_AS_OPENED):
+            return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as denied:  # a folder on the way may not be searched
+        return denied
     return _shortage()
 
 

@@ -4,9 +4,11 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import text
@@ -16,6 +18,8 @@ from app.pools.errors import ConnectionRefused
 from app.pools.sql_pool import SQLPool, SQLPoolSettings, get_sqlite_config
 from app.pools.sql_pool.sqlite_source import Source
 
+NOBODY = 65534
+"""The user without rights."""
 SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
 
@@ -70,13 +74,28 @@ async def test_a_file_that_cannot_be_opened_says_why(
     await pool.stop_async()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_that_may_not_be_read_says_so(pool: SQLPool, tmp_path: Path) -> None:
-    """The error has the operating system's words."""
-    (tmp_path / "x.db").touch(0o000)
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Take from a process of root's, for the time of a test, what lets it read every file."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
-    with pytest.raises(ConnectionRefused, match="unable to open database file: Permission denied"):
-        pool.execute_query(get_sqlite_config(tmp_path / "x.db"), "SELECT 1")
+
+def test_a_file_that_may_not_be_read_says_so(pool: SQLPool, unprivileged: None) -> None:
+    """The error has the operating system's words."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "x.db").touch(0o000)
+        (folder / "closed").mkdir(0o000)
+        for path in ("x.db", "closed/x.db"):
+            with pytest.raises(ConnectionRefused, match=r"unable to open database file: .*Permission denied"):
+                pool.execute_query(get_sqlite_config(folder / path), "SELECT 1")
 
 
 def test_the_pragmas_unless_said_otherwise(pool: SQLPool, tmp_path: Path) -> None:
