@@ -53,7 +53,7 @@ class Connection:
         "_socket",
         "_timer",
         "_usable",
-        "connected_at",
+        "heard_at",
         "pending",
         "unanswered",
     )
@@ -69,8 +69,8 @@ class Connection:
         # For a moment after a loss libzmq still accepts messages, and drops them: so none is sent until the next
         # handshake. It begins as true because inproc has no handshakes; before the first one nothing is accepted.
         self._usable = True
-        self.connected_at = FOREVER
-        """When the last handshake ended, in monotonic seconds."""
+        self.heard_at = FOREVER
+        """When its peer was heard of last, by a handshake or a reply, in monotonic seconds."""
         self.pending: dict[bytes, Reply] = {}
         self.unanswered: set[bytes] = set()
         """Those on the way that nobody waits for: they expired or were cancelled, and their replies have not come."""
@@ -144,6 +144,8 @@ class Connection:
             self._owner.loop.call_soon(self.pump)
         except zmq.Again:
             pass
+        if read:
+            self.heard_at = time.monotonic()
 
     def _skip_message(self, number: bytes) -> None:
         """Skip what answers nothing that is waited for: the reply to a request that was given up."""
@@ -169,7 +171,7 @@ class Connection:
             if event == zmq.EVENT_CONNECT_RETRIED:
                 continue
             self._usable = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            self.connected_at = time.monotonic()
+            self.heard_at = time.monotonic()
             lost = lost or not self._usable
         if lost:
             self._receive()  # replies that came before the loss still count

@@ -265,7 +265,7 @@ class Multiplexer:
         if not self._looking:
             self._seen_lost = []
             return
-        lost = [each for each in waited_for if self._loss(each.connected_at)]
+        lost = [each for each in waited_for if self._loss(each.heard_at)]
         for each in lost:
             if each in self._seen_lost:
                 each.lose()

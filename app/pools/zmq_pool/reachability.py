@@ -109,7 +109,7 @@ class Reachability:
         """Return why nobody there can answer a request that was sent through another connection, if that is so.
 
         Nothing of a peer that took that one and not this: by now this one may be taken as well, and nobody has tried.
-        Nor of what was lost before ``since`` (monotonic seconds): the other connection may have come back first.
+        Nor of what was lost before ``since`` (monotonic seconds), when the other connection's peer was heard of.
         """
         return "" if self._retry.given_up or self.misfit or self._lost_at < since else self.trouble()
 

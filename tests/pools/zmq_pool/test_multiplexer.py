@@ -334,6 +334,27 @@ async def test_a_server_frozen_under_load_gives_no_stranger_a_reply(pool):
                 assert outcome.maybe_executed if lost[n] else outcome == b"%d" % n
 
 
+async def test_a_connection_that_still_replies_is_not_given_up(pool, monkeypatch):
+    """What watches the endpoint may lose its own connection, or learn of it late, while this one's replies come."""
+    with replier() as endpoint:
+        config = SocketConfig(SocketType.REQ, endpoint)
+        assert b"warm" == await pool.request_async(config, b"warm")
+        lost_at = time.monotonic()
+        looks = []
+
+        def loss(since):
+            looks.append(since)
+            return "the connection was lost" if lost_at >= since else ""
+
+        monkeypatch.setattr(pool._multiplexers[asyncio.get_running_loop()][config], "_loss", loss)
+
+        async def ask_on(name):
+            while len(looks) < 8:
+                assert name == await pool.request_async(config, name)
+
+        await asyncio.wait_for(asyncio.gather(*(ask_on(b"%d" % n) for n in range(20))), 30)
+
+
 async def test_a_reply_of_several_frames_is_an_error(pool):
     """A request whose reply has two frames fails clearly, and the next one is not affected."""
     with replier(lambda frames: [b"a", b"b"] if frames[0] == b"two" else frames) as endpoint:

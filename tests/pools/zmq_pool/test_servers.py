@@ -218,15 +218,15 @@ async def test_errors_in_asyncio_say_what_the_server_did(pool, server, end):
     for _ in range(3):
         replied = len(outcomes.replied)
         await eventually_async(lambda replied=replied: len(outcomes.replied) > replied + 500, 30)
-        lost, refused = len(outcomes.maybe_executed), len(outcomes.not_sent)
+        refused = len(outcomes.not_sent)
         take_away(server)
-        await eventually_async(lambda lost=lost: len(outcomes.maybe_executed) > lost, 30)
         await eventually_async(lambda refused=refused: len(outcomes.not_sent) > refused, 30)
         await asyncio.to_thread(bring_back, server)
     replied = len(outcomes.replied)
     await eventually_async(lambda: len(outcomes.replied) > replied + 500, 30)
     stop.set()
     await asyncio.wait_for(asyncio.gather(*tasks), 30)
+    assert outcomes.maybe_executed  # once at least; a server may have answered all before it is killed
     outcomes.agree_with(server.executed())
 
 
