@@ -17,6 +17,7 @@ Every further key of such a table is an option of the configuration class behind
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -138,11 +139,24 @@ class Resources(BaseSettings):
         if not isinstance(value, Mapping):
             return value
         try:
-            return _BUILDERS[kind](read_booleans(_CLASSES[kind], dict(value)))
+            return _BUILDERS[kind](_with_texts(_CLASSES[kind], read_booleans(_CLASSES[kind], dict(value))))
         except KeyError as missing:
             raise ConfigError(f"[{kind}.{name}] has no {missing.args[0]!r}; add it to {config_file()}") from None
         except (TypeError, ValueError) as error:
             raise ConfigError(f"[{kind}.{name}] in {config_file()}: {error}") from None
+
+
+def _with_texts(configuration: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return values for the fields of a dataclass, with the whole numbers for its texts as such.
+
+    A variable's value is read as JSON, so that a password of digits alone is a number. No zeros are lost: in JSON a
+    number does not begin with one.
+    """
+    texts = {each.name for each in fields(configuration) if each.type in _TEXTS}
+    return {
+        name: str(value) if name in texts and isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in values.items()
+    }
 
 
 def how_to_configure(kind: str, name: str) -> str:
@@ -150,6 +164,7 @@ def how_to_configure(kind: str, name: str) -> str:
     return f"add [{kind}.{name}] with {_REQUIRED[kind]} to {config_file()}, or give it to Resources({kind}=...)"
 
 
+_TEXTS = {"str", "str | None", "SecretStr | None", "str | SecretStr | None"}
 _REQUIRED = {
     "databases": "a `url`",
     "apis": "a `base_url`",

@@ -222,6 +222,17 @@ def test_the_environment_says_no_as_for_a_setting(word: str, monkeypatch: pytest
     assert resources.config("publishers", "one").bind is False
 
 
+@pytest.mark.parametrize("password", ["12345", "007", "1234567890123456789012345", "x"])
+def test_a_password_of_digits_is_a_text(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable may hold it, whatever it looks like."""
+    monkeypatch.setenv("POOLWIRE_DATABASES__ONE__URL", "postgresql://db/one")
+    monkeypatch.setenv("POOLWIRE_DATABASES__ONE__PASSWORD", password)
+
+    found = Resources().config("databases", "one").password
+
+    assert found.get_secret_value() == password
+
+
 @pytest.mark.parametrize("value", ["maybe", "2"])
 def test_what_says_neither_yes_nor_no_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the table and the option."""
