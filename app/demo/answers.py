@@ -26,6 +26,7 @@ _SPELLINGS = {"timeout": ("timed out", "time out")}
 _LONGEST_QUOTE = 400
 _QUOTES = 3
 _SPOKEN = 3  # common words that make a line one that was written to be read
+_WORDS_OF_A_QUESTION = 4  # with fewer it may be a name, which answers repeat
 _TABLE_ROW = 1.0  # what a row of a table has less than a sentence that says the same
 _PROSE_ADVANTAGE = 2.5
 _KEYWORD_ADVANTAGE = 1.15
@@ -152,9 +153,10 @@ def compose(question: str, terms: Sequence[str], hits: Iterable[Hit], notes: Ite
     """
     ranked = rank(terms, hits)
     stems = {_stem(term) for term in terms}
+    asked = question.strip().rstrip("?").lower()
     citations: list[Citation] = []
     for hit in ranked[: 2 * _QUOTES]:
-        quote = _best_quote(hit, stems)
+        quote = _best_quote(hit, stems, asked)
         if quote and quote.text not in {each.text for each in citations}:
             citations.append(quote)
         if len(citations) == _QUOTES:
@@ -166,13 +168,14 @@ def compose(question: str, terms: Sequence[str], hits: Iterable[Hit], notes: Ite
     return Answer(question, text, tuple(citations), tuple(terms), tuple(notes))
 
 
-def _best_quote(hit: Hit, stems: set[str]) -> Citation | None:
+def _best_quote(hit: Hit, stems: set[str], asked: str) -> Citation | None:
+    question = asked if len(asked.split()) >= _WORDS_OF_A_QUESTION else None
     best: tuple[float, int, str] | None = None
     for line, sentence in sentences(_text(hit), prose=kind_of(hit.language) is not Kind.SOURCE):
         words = _stems(sentence)
         found = len(stems & words)
-        if not found:
-            continue
+        if not found or (question is not None and question in sentence.lower()):
+            continue  # what repeats the question does not answer it
         # Among sentences with equally many terms, one that says something beats a bare title.
         value = found + min(len(words), 12) / 24
         if sentence.startswith("|"):

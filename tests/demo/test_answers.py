@@ -90,6 +90,16 @@ def test_the_same_sentence_is_cited_once() -> None:
     assert [each.path for each in answer.citations] == ["a.md"]
 
 
+def test_what_repeats_the_question_is_no_answer() -> None:
+    """A list of questions is not quoted; the sentence under a question is, and so is a name that is asked for."""
+    question = "What happens to a dirty socket?"
+    body = "What happens to a dirty socket?\n\nA dirty socket is closed."
+    answer = compose(question, ["dirty", "socket"], [_hit("faq.md", body)])
+    assert [each.text for each in answer.citations] == ["A dirty socket is closed."]
+    named = compose("Dirty socket", ["dirty", "socket"], [_hit("a.md", "A dirty socket is closed.")])
+    assert len(named.citations) == 1
+
+
 def test_a_long_sentence_is_shortened() -> None:
     """A quote has at most 400 characters."""
     answer = compose("?", ["socket"], [_hit("a.md", "socket " * 200)])
