@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import zmq
@@ -248,22 +248,22 @@ class Sender(ABC):
 
     def _wait_for_room(self) -> None:
         """Block until the queue has room: the back-pressure that keeps a fast sender from filling the memory."""
-        deadline = time.monotonic() + self.config.send_timeout
-        while self._crowded():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                self._give_up()
-                return
-            self._backlog.wait(min(left, _LOOK_EVERY))
+        for seconds in self._waits_for_room():
+            self._backlog.wait(seconds)
 
     async def _wait_for_room_async(self) -> None:
+        for seconds in self._waits_for_room():
+            await self._backlog.wait_async(seconds)
+
+    def _waits_for_room(self) -> Iterator[float]:
+        """Yield for how many seconds to wait at most, until the queue has room or is given up."""
         deadline = time.monotonic() + self.config.send_timeout
         while self._crowded():
             left = deadline - time.monotonic()
             if left <= 0:
                 self._give_up()
                 return
-            await self._backlog.wait_async(min(left, _LOOK_EVERY))
+            yield min(left, _LOOK_EVERY)
 
     def _crowded(self) -> bool:
         """Say whether the queue is full, also after an attempt to send."""

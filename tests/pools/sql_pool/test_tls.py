@@ -30,6 +30,16 @@ def encrypted(postgres: DatabaseConfig) -> Iterator[DatabaseConfig]:
         yield replace(postgres, host="localhost", port=proxy.port)
 
 
+async def assert_refused_at_once(pool: SQLPool, config: DatabaseConfig, message: str) -> None:
+    """Check that both drivers refuse to connect after one attempt each, in the same words."""
+    with pytest.raises(ConnectionRefused, match=message):
+        pool.execute_query(config, "SELECT 1")
+    with pytest.raises(ConnectionRefused, match=message):
+        await pool.execute_query_async(config, "SELECT 1")
+    assert [figures["connect_attempts"] for figures in pool.get_stats()["pools"].values()] == [1, 1]
+    await pool.stop_async()
+
+
 @pytest.mark.parametrize(
     ("sslmode", "trusted"),
     [("prefer", False), ("require", False), ("require", True), ("verify-ca", True), ("verify-full", True)],
@@ -102,12 +112,7 @@ async def test_certificates_that_cannot_be_used_are_refused_alike(
     monkeypatch.delenv("PGSSLROOTCERT", raising=False)
     config = replace(encrypted, **options)  # type: ignore[arg-type]
 
-    with pytest.raises(ConnectionRefused, match=message):
-        pool.execute_query(config, "SELECT 1")
-    with pytest.raises(ConnectionRefused, match=message):
-        await pool.execute_query_async(config, "SELECT 1")
-    assert [figures["connect_attempts"] for figures in pool.get_stats()["pools"].values()] == [1, 1]
-    await pool.stop_async()
+    await assert_refused_at_once(pool, config, message)
 
 
 @pytest.mark.parametrize("server", ["encrypted", "postgres"])
@@ -124,12 +129,7 @@ async def test_a_clients_certificate_that_is_none_is_refused_at_once(
     config = replace(request.getfixturevalue(server), sslmode=sslmode, **files)
     message = rf"certificates cannot be used.*{useless}='{no_certificate}'"
 
-    with pytest.raises(ConnectionRefused, match=message):
-        pool.execute_query(config, "SELECT 1")
-    with pytest.raises(ConnectionRefused, match=message):
-        await pool.execute_query_async(config, "SELECT 1")
-    assert [figures["connect_attempts"] for figures in pool.get_stats()["pools"].values()] == [1, 1]
-    await pool.stop_async()
+    await assert_refused_at_once(pool, config, message)
 
 
 def test_a_key_that_others_may_read_is_refused_at_once(

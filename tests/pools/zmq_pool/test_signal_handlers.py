@@ -19,9 +19,10 @@ from tests.support.echo import replier
 from tests.support.waiting import eventually
 
 _PUSHING = """
-import json, random, signal, sys, time
+import json, random, signal, sys
 from app.pools.errors import EndpointBusy, PoolClosed
 from app.pools.zmq_pool import SocketConfig, ZMQPool
+from tests.support.waiting import eventually
 
 endpoint, action, frames, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 pool, config = ZMQPool(), SocketConfig("PUSH", endpoint, options={"SNDHWM": 0}, linger=10)
@@ -51,8 +52,7 @@ signal.signal(signal.SIGALRM, handle)
 for _ in range(rounds):
     pool.start()
     push()
-    while pool.get_stats()["pools"][config.label]["queued"]:
-        time.sleep(0.001)
+    eventually(lambda: not pool.get_stats()["pools"][config.label]["queued"])
     over.clear()
     signal.setitimer(signal.ITIMER_REAL, choose.uniform(1e-4, 5e-3))
     while not over:

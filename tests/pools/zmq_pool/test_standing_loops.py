@@ -13,7 +13,7 @@ from app.pools.errors import NotSent
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool
 from tests.support.echo import replier
 from tests.support.turnstile import turnstile
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
 UNREAD_AT_MOST = 2000
 """Events of a monitor that libzmq keeps by default; then it waits."""
@@ -48,8 +48,9 @@ def test_what_a_loop_does_not_read_holds_up_nobody(loop, ending):
 async def ask_in_vain(pool, config):
     """Begin a request that is never answered, and leave it behind."""
     asking = asyncio.create_task(pool.request_async(config, b"silence"))
-    while not asking.done() and pool.get_stats()["pools"][f"{config.label} (asyncio)"]["in_flight"] == 0:
-        await asyncio.sleep(0.001)
+    await eventually_async(
+        lambda: asking.done() or pool.get_stats()["pools"][f"{config.label} (asyncio)"]["in_flight"] > 0
+    )
     return asking
 
 
