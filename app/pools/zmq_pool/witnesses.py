@@ -8,7 +8,6 @@ So has the one socket of a PUB or PUSH, beside the sentinel: it is kept, and wou
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 
@@ -84,8 +83,8 @@ class Witnesses:
         connects = not config.bind and not config.endpoint.startswith("inproc:")
         self._wanted = connects and (connect is not None or not Sentinel.suits(config))
         self._connect = connect
-        self._lock = threading.Lock()
-        self._all: list[Witness] = []
+        # Without a lock, which a signal's handler that leases could find held by its own thread: each step is atomic.
+        self._all: dict[Witness, None] = {}
 
     def call(self, socket: LeanSocket) -> None:
         """Have the connection of a new socket watched until it closes, or its lessee begins a monitor."""
@@ -93,9 +92,9 @@ class Witnesses:
             return
         witness = Witness(socket, self._connect)
         socket.__dict__["_witness"] = witness
-        with self._lock:
-            self._all = [each for each in self._all if not each.ended]
-            self._all.append(witness)
+        for ended in [each for each in list(self._all) if each.ended]:
+            self._all.pop(ended, None)
+        self._all[witness] = None
         attendant.watch(witness)
 
     @property
