@@ -6,15 +6,31 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import psycopg
+from psycopg.abc import PQGen
 
+from app.pools.sql_pool.first_statement import CAN_JOIN, execute_with_begin, is_one_query
 from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
 from app.pools.sql_pool.statements import admit
+
+_IDLE = psycopg.pq.TransactionStatus.IDLE
 
 
 class Connection(psycopg.Connection[Any]):
     """A connection that knows what its statements have left in the session."""
 
     residue = NOTHING
+
+    def may_begin_with(self, query: Any) -> bool:
+        """Say whether a statement is to begin a transaction, and may be sent together with the BEGIN."""
+        return (
+            self.pgconn.transaction_status == _IDLE
+            and not self._autocommit
+            and self._pipeline is None
+            and self.prepare_threshold is not None  # a pooler that cannot prepare may not know pipelines, either
+            and CAN_JOIN
+            and isinstance(query, str)
+            and is_one_query(query)
+        )
 
     def note(self, query: Any, judge: Callable[[str], int] = admit) -> None:
         """Take note of a statement that is about to be executed, unless it cannot be, see ``admit``."""
@@ -44,6 +60,13 @@ class Cursor(psycopg.Cursor[Any]):
             if is_outdated(error):  # and would fail again and again; a rollback has psycopg forget it, nothing else
                 self._conn.residue |= LASTING
             raise
+
+    def _execute_gen(
+        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        if self._conn.may_begin_with(query):
+            return execute_with_begin(self, query, params, prepare=prepare, binary=binary)
+        return super()._execute_gen(query, params, prepare=prepare, binary=binary)
 
     def executemany(self, query: Any, *args: Any, **options: Any) -> None:
         """Execute one statement for each set of parameters."""
