@@ -95,16 +95,6 @@ class ServerCursor(psycopg.ServerCursor[Any]):
         return super().execute(query, *args, **options)
 
 
-class ReusedCursor(psycopg.Cursor[Any]):
-    """The cursor of ``execute_query``.
-
-    Whoever has fetched its rows takes ``pgresult``, ``_results`` and its transformer's ``pgresult`` away, as ``close``
-    does: they would keep the result, however large, until the connection's next statement.
-    """
-
-    __slots__ = ()
-
-
 def is_outdated(error: psycopg.Error) -> bool:
     """Say whether a statement that was prepared cannot be executed, because its columns are others since (ALTER TABLE).
 
@@ -115,4 +105,5 @@ def is_outdated(error: psycopg.Error) -> bool:
 
 def forget_prepared(raw: Connection) -> None:
     """Have a connection prepare its statements anew."""
-    psycopg.Cursor(raw).execute("DEALLOCATE ALL", prepare=False)  # psycopg recognises it, and forgets what it knew
+    raw._prepared.clear()
+    raw.wait(raw._prepared.maintain_gen(raw))  # tells the server

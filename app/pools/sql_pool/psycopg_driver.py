@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import islice
@@ -22,7 +22,7 @@ from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS
-from app.pools.sql_pool.rows import Row, row_class_of
+from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Statement, Style, quoted
 
 try:
@@ -31,11 +31,11 @@ try:
     from app.pools.sql_pool.psycopg_connection import (
         Connection,
         Cursor,
-        ReusedCursor,
         ServerCursor,
         forget_prepared,
         is_outdated,
     )
+    from app.pools.sql_pool.psycopg_fetch import Fetcher, rows_of
 except ImportError as error:
     raise MissingDriver("PostgreSQL needs psycopg: pip install 'poolwire[postgres]'") from error
 
@@ -153,25 +153,16 @@ class PsycopgDriver:
 
     def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
-        cursor = record.cursor
-        if cursor is None:
-            cursor = record.cursor = ReusedCursor(record.raw, row_factory=rows_of)
+        fetcher: Fetcher | None = record.fetcher
+        if fetcher is None:
+            fetcher = record.fetcher = Fetcher(record.raw)
         try:
-            cursor.execute(statement.text, params or statement.no_values)
+            return fetcher.fetch(statement.text, params or statement.no_values)
         except psycopg.errors.FeatureNotSupported as error:
             if not is_outdated(error) or self.in_transaction(record):
                 raise
-            forget_prepared(record.raw)
-            cursor.execute(statement.text, params or statement.no_values)
-        result = cursor.pgresult
-        if result is None:
-            return []
-        # Not cursor.description, which makes an object for each column.
-        rows: list[Row] = cursor.fetchall() if result.nfields else []
-        cursor.pgresult = None
-        cursor._results.clear()
-        cursor._tx.set_pgresult(None)
-        return rows
+        forget_prepared(record.raw)
+        return fetcher.fetch(statement.text, params or statement.no_values)
 
     def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, pipelined, in one transaction."""
@@ -268,12 +259,3 @@ def refused_for_good(config: DatabaseConfig) -> bool:
 
     with ThreadPoolExecutor(1) as elsewhere:  # the caller's thread may run an event loop
         return elsewhere.submit(asyncio.run, ask()).result()
-
-
-def rows_of(cursor: Any) -> Callable[[Sequence[Any]], Any]:
-    """Return what makes a row of the values that psycopg has loaded."""
-    result = cursor.pgresult
-    if result is None or not result.nfields:
-        return tuple
-    # By the bytes that libpq has: to read them would take longer.
-    return row_class_of(tuple([result.fname(column) for column in range(result.nfields)]), cursor)

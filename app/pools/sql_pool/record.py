@@ -15,7 +15,7 @@ from app.pools.sql_pool.probe import Probe
 class Record(_ConnectionRecord):
     """A connection in SQLAlchemy's wrapping, which knows the bucket's entry that it is leased as."""
 
-    __slots__ = ("cursor", "lease", "probe", "raw", "readable", "transactional")
+    __slots__ = ("fetcher", "lease", "probe", "raw", "readable", "transactional")
 
     lease: Callable[[], Entry[Record] | None]
     """Returns the entry as which an Engine has leased it last, unless that was lost.
@@ -25,8 +25,8 @@ class Record(_ConnectionRecord):
     """
     raw: Any
     """The driver's own connection."""
-    cursor: Any
-    """The driver's cursor that ``execute_query`` uses again and again."""
+    fetcher: Any
+    """What ``execute_query`` uses again and again on this connection: a cursor, or what is faster than one."""
     probe: Probe | None
     """Looks at the connection's socket, if it has one."""
     readable: Callable[[], object]
@@ -39,7 +39,7 @@ class Record(_ConnectionRecord):
         super().__init__(pool)
         self.raw = self.driver_connection
         self.lease = _nobody
-        self.cursor = None
+        self.fetcher = None
         self.probe = None
         self.readable = _never
         self.transactional = False

@@ -90,7 +90,7 @@ class SQLiteDriver:
 
     def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
-        cursor = record.cursor or self._cursor(record)
+        cursor = record.fetcher or self._cursor(record)
         if statement.reads:
             values = cursor.execute(statement.text, params).fetchall()
         else:
@@ -112,7 +112,7 @@ class SQLiteDriver:
     @staticmethod
     def _cursor(record: Record) -> sqlite3.Cursor:
         cursor: sqlite3.Cursor = record.raw.cursor(sqlite3.Cursor)
-        record.cursor = cursor
+        record.fetcher = cursor
         return cursor
 
     def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:

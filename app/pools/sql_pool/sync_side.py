@@ -302,7 +302,7 @@ class SyncSide:
     def _fail(self, entry: Entry[Record], error: BaseException) -> None:
         """Give a connection back after a failure: a faulty statement does not cost it."""
         record = entry.resource
-        record.cursor = None
+        record.fetcher = None
         if self.driver.lost(record, error):
             self.bucket.suspect_idle()
             self.bucket.discard(entry)

@@ -665,16 +665,22 @@ async def test_the_kernel_watches_the_peers_of_both_drivers(pool: SQLPool, postg
     await pool.stop_async()
 
 
+@pytest.mark.parametrize("before", [0, 8], ids=["by cursor", "prepared"])
 @pytest.mark.parametrize(("rows", "size"), [(1000, 1000), (1, 10_000_000), (2, 1)])
-def test_no_result_is_kept(pool: SQLPool, postgres: DatabaseConfig, rows: int, size: int) -> None:
-    """An idle connection does not hold on to what its last caller got, many rows or large ones."""
+def test_no_result_is_kept(pool: SQLPool, postgres: DatabaseConfig, rows: int, size: int, before: int) -> None:
+    """An idle connection does not hold on to what its last caller got or gave, many rows or large ones."""
     wanted = "SELECT repeat('x', ?) FROM generate_series(1, ?)"
+    for _ in range(before):
+        pool.execute_query(postgres, wanted, (size, rows))
     assert len(pool.execute_query(postgres, wanted, (size, rows))) == rows
     (entry,) = pool._sync(postgres).bucket._entries
-    cursor = entry.resource.cursor
-    assert (cursor.pgresult, cursor._results, cursor._tx.pgresult) == (None, [], None)
+    fetcher = entry.resource.fetcher
+    cursor = fetcher._cursor
+    assert (cursor.pgresult, cursor._results, cursor._tx.pgresult, cursor._query) == (None, [], None, None)
+    kept = [(query._tx.pgresult, query.params) for query in fetcher._queries.values()]
+    assert kept == ([(None, None)] if before else [])
     assert len(pool.execute_query(postgres, wanted, (1, 1))) == 1
-    assert entry.resource.cursor is cursor
+    assert entry.resource.fetcher is fetcher
 
 
 async def test_a_text_of_several_statements_is_refused(pool: SQLPool, database: DatabaseConfig) -> None:
