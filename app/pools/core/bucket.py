@@ -16,7 +16,8 @@ from app.pools.core import forks
 from app.pools.core.budget import Budget
 from app.pools.core.entries import NEVER, Entry, Limits
 from app.pools.core.holders import CallSite, checkout_site
-from app.pools.core.stock import CLOSED, PAUSED, Stock
+from app.pools.core.places import CLOSED
+from app.pools.core.stock import Stock
 from app.pools.errors import PoolClosed
 
 __all__ = ["NEVER", "NOTHING_IDLE", "Bucket", "Entry", "Limits"]
@@ -226,21 +227,6 @@ class Bucket(Stock[T]):
         if entry.made:
             self._destroy(entry.resource)
         self._free(entry)
-
-    # Pausing
-
-    def pause(self) -> None:
-        """Hand out nothing until ``resume``; whoever checks out waits, as if all were in use."""
-        with self._lock:
-            self._guarded.add(PAUSED)
-            self._park()
-
-    def resume(self) -> None:
-        """Hand out again, first to those who wait."""
-        with self._lock:
-            self._guarded.discard(PAUSED)
-            self._unpark()
-        self._serve()
 
     # Housekeeping
 

@@ -1,4 +1,4 @@
-"""A stock: the idle entries of one configuration key, its places below the cap, and the queue of those who wait.
+"""A stock: the idle entries of one configuration key, and the queue of those who wait for one.
 
 Idle entries form a stack, so that the warmest is used first and the coldest expire. ``deque.pop`` and
 ``deque.append`` are atomic, hence whoever finds an idle entry takes no lock.
@@ -12,106 +12,35 @@ being lost and a caller from starving:
   have woken one and the same;
 * a waiter younger than ``fair_after`` is only woken, to compete with running threads (handing over each entry
   would force a thread switch per use); an older one is handed the next entry directly, oldest first.
-
-How many places are taken is not counted but seen: by the entries that exist. A counter would have to change together
-with them, and a KeyboardInterrupt can come between any two instructions.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-import warnings
-import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from app.pools.core.budget import LOCK, Budget
-from app.pools.core.entries import NEVER, Entry, Limits
-from app.pools.core.holders import render
-from app.pools.core.housekeeper import housekeeper
-from app.pools.core.tally import Tally
+from app.pools.core.entries import NEVER, Entry
+from app.pools.core.places import PAUSED, SHARING, Places
 from app.pools.core.waiters import TaskWaiter, ThreadWaiter, Waiter
 from app.pools.errors import PoolClosed, PoolTimeout
 
 T = TypeVar("T")
 
-CLOSED, PAUSED, SHARING = "closed", "paused", "sharing"
-"""Why what is given back must not simply become idle: the last, because other stocks need places of the budget."""
 
-
-class Stock(ABC, Generic[T]):
-    """What the callers of one key share.
-
-    Args:
-        pool: the pool's name, for errors.
-        label: the key's name for errors and statistics, without secrets.
-        limits: the cap and the times.
-        budget: a cap over several stocks, in addition to this one's.
-        forsake: what to do with the connection of an entry that was lost, which whoever lost it may still use.
-    """
-
-    def __init__(
-        self, pool: str, label: str, limits: Limits, budget: Budget | None, forsake: Callable[[T], None]
-    ) -> None:
-        self.pool = pool
-        self.label = label
-        self.limits = limits
-        self._budget = budget
-        self._forsake = forsake
-        self._report_loss = weakref.WeakMethod(self._take_in)
-        self._reset()
-        if budget is not None:
-            budget.join(self)
+class Stock(Places[T]):
+    """What the callers of one key share: an idle entry for each of them, or a place, or else a place in the queue."""
 
     def _reset(self) -> None:
-        self._lock = LOCK
+        super()._reset()
         self._idle: deque[Entry[T]] = deque()
-        self._entries: weakref.WeakSet[Entry[T]] = weakref.WeakSet()
         self._waiters: deque[Waiter[Entry[T]]] = deque()
         self._parked: list[Entry[T]] = []  # what would be idle, while the stock is paused
-        self._lost: deque[Entry[T]] = deque()
-        self._guarded: set[str] = set()  # one set, because a return can afford one look
-        self._drained = threading.Event()
-        self._tally = Tally()
 
     @abstractmethod
     def _retire(self, entry: Entry[T]) -> None:
         """Close an entry's connection and give up its place."""
-
-    # State
-
-    @property
-    def _size(self) -> int:
-        """How many places are taken: by connections, and by those that are being made."""
-        return len(self._entries)
-
-    @property
-    def _closed(self) -> bool:
-        return CLOSED in self._guarded
-
-    @property
-    def _paused(self) -> bool:
-        return PAUSED in self._guarded
-
-    def _snapshot(self) -> list[Entry[T]]:
-        """Return the connections there are."""
-        with self._lock:
-            return [entry for entry in self._entries if entry.made]
-
-    def _leased(self) -> list[Entry[T]]:
-        return [entry for entry in self._snapshot() if entry.leased_at]
-
-    def longest_held(self) -> Entry[T] | None:
-        """Return the entry that has been checked out for the longest time, if one is."""
-        return min(self._leased(), key=lambda entry: entry.leased_at or NEVER, default=None)
-
-    @property
-    def uses(self) -> int:
-        """How often an entry was checked out that does not exist any more."""
-        return self._tally.retired_uses
 
     @property
     def deserted(self) -> bool:
@@ -182,17 +111,6 @@ class Stock(ABC, Generic[T]):
     def _may_grow(self) -> bool:
         """Say, under the lock, whether a caller may make a connection now."""
         return self._size < self.limits.capacity
-
-    def _reserve(self) -> Entry[T] | None:
-        """Take, under the lock, a place for one more connection, if all caps allow it."""
-        if self._size >= self.limits.capacity:
-            return None
-        place: Entry[T] = Entry(self._report_loss, time.monotonic())
-        if self._budget is not None and not self._budget.take(self, place):
-            place.lost = None
-            return None
-        self._entries.add(place)
-        return place
 
     def _look_again(self, waiter: Waiter[Entry[T]], *, last_chance: bool) -> Entry[T] | Exception | None:
         """Return what the waiter was granted or finds idle; at its last chance raise ``PoolTimeout`` instead."""
@@ -341,6 +259,21 @@ class Stock(ABC, Generic[T]):
         if self._waiters:
             self._serve()
 
+    # Pausing
+
+    def pause(self) -> None:
+        """Hand out nothing until ``resume``; whoever checks out waits, as if all were in use."""
+        with self._lock:
+            self._guarded.add(PAUSED)
+            self._park()
+
+    def resume(self) -> None:
+        """Hand out again, first to those who wait."""
+        with self._lock:
+            self._guarded.discard(PAUSED)
+            self._unpark()
+        self._serve()
+
     def _park(self) -> None:
         """Put idle entries, under the lock, where no checkout finds them."""
         while True:
@@ -353,6 +286,8 @@ class Stock(ABC, Generic[T]):
         self._idle.extend(self._parked)
         self._parked.clear()
 
+    # Closing what is idle
+
     def _retire_idle(self) -> None:
         while True:
             try:
@@ -360,15 +295,6 @@ class Stock(ABC, Generic[T]):
             except IndexError:
                 return
             self._retire(entry)
-
-    # Sharing with other stocks
-
-    def share(self, wanted: bool) -> None:
-        """Take note whether other stocks need places. Takes no lock."""
-        if wanted:
-            self._guarded.add(SHARING)
-        else:
-            self._guarded.discard(SHARING)
 
     def yield_idle(self) -> bool:
         """Close the coldest idle connection, for another stock's sake; not one that may never expire."""
@@ -383,56 +309,7 @@ class Stock(ABC, Generic[T]):
         self._retire(entry)
         return True
 
-    # Places that become free
-
-    def _free(self, entry: Entry[T]) -> bool:
-        """Give up an entry's place, to the oldest waiter if there is one. Returns whether the entry still had it."""
-        with self._lock:
-            known, entry.lost = entry.lost is not None, None
-            self._entries.discard(entry)
-            self._tally.retired_uses += entry.uses if known else 0
-            closed = self._closed
-            self._note_drained()
-        if known and self._budget is not None:
-            self._budget.give(entry)
-        if known and not closed:  # a closed one has no waiters, and would close each idle entry from within the last
-            self._serve()
-        return known
-
-    def _note_drained(self) -> None:
-        """Say, under the lock, when a closed stock has nothing left."""
-        if self._closed and not self._size:
-            self._drained.set()
-
-    def _take_in(self, entry: Entry[T]) -> None:
-        """Take note of an entry that nobody has any more.
-
-        Called by its finaliser, which may run in any thread, in the middle of a critical section of this stock or
-        its budget: so it takes no lock, and leaves the rest to who comes next, the housekeeper if nobody else.
-        """
-        self._lost.append(entry)
-        housekeeper.hurry()
-        if not entry.leased_at:
-            return  # dropped by an interrupt on the way to its lessee, or back
-        warnings.warn(
-            f"a lease of {self.label} was never ended; it was checked out at {render(entry.site)}. Use it in a `with`",
-            ResourceWarning,
-            stacklevel=3,
-            source=entry,
-        )
-
-    def _reclaim(self) -> None:
-        """Free the places of entries that were lost."""
-        while self._lost:
-            try:
-                entry = self._lost.popleft()
-            except IndexError:  # another thread was faster
-                return
-            if entry.made:
-                with self._lock:
-                    self._tally.discarded += 1
-                self._forsake(entry.resource)
-            self._free(entry)
+    # Reports
 
     def stats(self) -> dict[str, Any]:
         """Return the figures; times are seconds."""
