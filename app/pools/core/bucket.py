@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from app.pools.core import forks
@@ -17,12 +15,10 @@ from app.pools.core.budget import Budget
 from app.pools.core.entries import NEVER, Entry, Limits
 from app.pools.core.holders import CallSite, checkout_site
 from app.pools.core.places import CLOSED
-from app.pools.core.stock import Stock
+from app.pools.core.upkeep import TendedStock
 from app.pools.errors import PoolClosed
 
 __all__ = ["NEVER", "NOTHING_IDLE", "Bucket", "Entry", "Limits"]
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -38,7 +34,7 @@ Thus the wait is outside of ``except``: whatever comes of it would else seem to 
 NOTHING_IDLE.expires_at = _DOOMED
 
 
-class Bucket(Stock[T]):
+class Bucket(TendedStock[T]):
     """The connections of one key.
 
     Args:
@@ -188,6 +184,16 @@ class Bucket(Stock[T]):
             self._tally.misses += missed
         return place
 
+    def fill(self, least: int | None = None) -> None:
+        """Make connections up to ``least``, ``limits.min_idle`` unless given. Raises what ``create`` raises."""
+        wanted = self.limits.min_idle if least is None else least
+        while True:
+            with self._lock:
+                place = None if self._closed or self._size >= wanted else self._reserve()
+            if place is None:
+                return
+            self._make_idle(self._furnish(place, missed=0))
+
     # Return
 
     def give_back(self, entry: Entry[T]) -> None:
@@ -227,83 +233,6 @@ class Bucket(Stock[T]):
         if entry.made:
             self._destroy(entry.resource)
         self._free(entry)
-
-    # Housekeeping
-
-    def fill(self, least: int | None = None) -> None:
-        """Make connections up to ``least``, ``limits.min_idle`` unless given. Raises what ``create`` raises."""
-        wanted = self.limits.min_idle if least is None else least
-        while True:
-            with self._lock:
-                place = None if self._closed or self._size >= wanted else self._reserve()
-            if place is None:
-                return
-            self._make_idle(self._furnish(place, missed=0))
-
-    def sweep(self) -> None:
-        """Close what has been idle too long or is too old, and report leases held too long."""
-        self._reclaim()
-        now = time.monotonic()
-        limits = self.limits
-        ended: list[Entry[T]] = []
-        for entry in self._idle.copy():
-            too_long = now - entry.idle_since >= limits.idle_timeout
-            spare = self._size - len(ended) > limits.min_idle
-            if entry.expires_at <= now or (too_long and spare):
-                with contextlib.suppress(ValueError):  # a checkout was faster
-                    self._idle.remove(entry)
-                    ended.append(entry)
-        if ended:
-            with self._lock:
-                self._tally.cleaned += len(ended)
-            for entry in ended:
-                self._retire(entry)
-        if self._waiters:
-            self._serve()
-        self._report_leaks(now)
-
-    def prefer(self, wanted: Callable[[T], bool]) -> None:
-        """Have the next checkout find, of several idle connections, the coldest that is ``wanted``."""
-        if len(self._idle) > 1:
-            for entry in self._idle_in_turn():
-                found = wanted(entry.resource)
-                self._serve(entry)
-                if found:
-                    return
-
-    def close_surplus(self, seconds: float, spare: Callable[[T], bool]) -> None:
-        """Close those that were idle for so long and are ``spare``, but for the last that there is."""
-        now = _now()
-        for entry in self._idle_in_turn():
-            if self._size > 1 and now - entry.idle_since >= seconds and spare(entry.resource):
-                with self._lock:
-                    self._tally.cleaned += 1
-                self._retire(entry)
-            else:
-                self._serve(entry)
-
-    def _idle_in_turn(self) -> Iterator[Entry[T]]:
-        """Take each idle entry, the coldest first, for the caller to pass on, which keeps their order."""
-        for _ in range(len(self._idle)):
-            try:
-                entry = self._idle.popleft()
-            except IndexError:  # checkouts were faster
-                return
-            yield entry
-
-    def _report_leaks(self, now: float) -> None:
-        for entry in self._snapshot():
-            leased_at = entry.leased_at
-            if leased_at and now - leased_at >= self.limits.leak_threshold and entry.reported_at != leased_at:
-                entry.reported_at = leased_at
-                with self._lock:
-                    self._tally.leaks += 1
-                log.warning(
-                    "a %s connection for %s was not given back yet: %s",
-                    self.pool,
-                    self.label,
-                    entry.held(),
-                )
 
     # Closing
 
