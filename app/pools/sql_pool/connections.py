@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -100,7 +100,7 @@ class ConnectionBucket(EmployerBucket):
         if self._usable is None:
             return  # SQLite's do not break, and a new one costs next to nothing
         if self._tasks is None:
-            self._suspicion.ask(self._taken_from_idle(), self._put_back)
+            self._suspicion.ask(self._idle_in_turn(), self._put_back)
             self._keep_least()
         elif not self._asking:
             self._asking = True
@@ -109,18 +109,10 @@ class ConnectionBucket(EmployerBucket):
 
     async def _sweep_async(self) -> None:
         try:
-            await self._suspicion.ask_async(self._taken_from_idle(), self._put_back)
+            await self._suspicion.ask_async(self._idle_in_turn(), self._put_back)
             self._keep_least()
         finally:
             self._asking = False
-
-    def _taken_from_idle(self) -> Iterator[Entry[Record]]:
-        """Take each entry that is idle now, the coldest first, which keeps their order if they are put back."""
-        for _ in range(len(self._idle)):
-            try:
-                yield self._idle.popleft()
-            except IndexError:
-                return
 
     def _put_back(self, entry: Entry[Record], works: bool) -> None:
         (self._serve if works else self._retire)(entry)
