@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 from urllib.parse import urlencode
@@ -21,13 +21,15 @@ from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
 from app.pools.sql_pool.record import Record
-from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS, residue_of
+from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS
 from app.pools.sql_pool.rows import Row, row_class
-from app.pools.sql_pool.statements import Statement, Style, admit
+from app.pools.sql_pool.statements import Statement, Style
 from app.pools.sql_pool.unhurried import Unhurried
 
 try:
     import asyncpg
+
+    from app.pools.sql_pool.asyncpg_connection import Connection, close_without_loop, forget_prepared, transaction
 except ImportError as error:
     raise MissingDriver("PostgreSQL with asyncio needs asyncpg: pip install 'poolwire[postgres]'") from error
 
@@ -35,64 +37,8 @@ except ImportError as error:
 _PERMANENT_STATES = frozenset({"28P01", "28000", "3D000", "42501"})
 _ENDED_STATES = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04"})
 
-
 _fetch = asyncpg.Connection.fetch
 """For the pool's own calls, whose texts are noted when they are prepared."""
-
-
-class Connection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection that knows what its statements have left in the session."""
-
-    residue = NOTHING
-
-    async def execute(self, query: str, *args: Any, **options: Any) -> str:
-        """Execute one statement, or several."""
-        self._note(query)
-        status: str = await super().execute(query, *args, **options)
-        return status
-
-    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
-        """Execute one statement and return its rows."""
-        self._note(query)
-        return await super().fetch(query, *args, **options)
-
-    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
-        """Execute one statement and return its first row."""
-        self._note(query)
-        return await super().fetchrow(query, *args, **options)
-
-    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
-        """Execute one statement and return a value of its first row."""
-        self._note(query)
-        return await super().fetchval(query, *args, **options)
-
-    async def fetchmany(self, query: str, *args: Any, **options: Any) -> Any:
-        """Execute one statement for each set of parameters and return the rows of all."""
-        self._note(query)
-        return await super().fetchmany(query, *args, **options)
-
-    def cursor(self, query: str, *args: Any, **options: Any) -> Any:
-        """Return a cursor on the rows of a statement."""
-        self._note(query)
-        return super().cursor(query, *args, **options)
-
-    async def executemany(self, command: str, *args: Any, **options: Any) -> Any:
-        """Execute one statement for each set of parameters."""
-        self._note(command)
-        return await super().executemany(command, *args, **options)
-
-    async def prepare(self, query: str, **options: Any) -> Any:
-        """Prepare a statement."""
-        self._note(query)
-        return await super().prepare(query, **options)
-
-    def _cancel_current_command(self, *waiters: Any) -> None:
-        self._cancellations.add(Unhurried(self._cancel(*waiters), self._loop))
-
-    def _note(self, query: str) -> None:
-        residue = admit(query)
-        if residue:
-            self.residue |= residue
 
 
 class AsyncpgDriver:
@@ -180,7 +126,7 @@ class AsyncpgDriver:
         if raw.is_closed():
             return
         if loop.is_closed():
-            _close_without_loop(raw)
+            close_without_loop(raw)
         elif loop is _running_loop():
             raw.terminate()
         else:
@@ -189,7 +135,7 @@ class AsyncpgDriver:
             try:
                 loop.call_soon_threadsafe(raw.terminate)
             except RuntimeError:  # it was closed meanwhile
-                _close_without_loop(raw)
+                close_without_loop(raw)
 
     def permanent(self, error: Exception) -> bool:
         """Say whether a failure to connect will not pass by itself."""
@@ -211,7 +157,7 @@ class AsyncpgDriver:
 
     async def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, pipelined, in one transaction."""
-        async with _transaction(record.raw):
+        async with transaction(record.raw):
             await record.raw.executemany(statement.text, rows)
 
     async def copy_rows(
@@ -226,7 +172,7 @@ class AsyncpgDriver:
     ) -> AsyncGenerator[list[Row], None]:
         """Yield a query's rows in batches, by a cursor on the server."""
         raw = record.raw
-        async with _transaction(raw):
+        async with transaction(raw):
             try:
                 cursor = await raw.cursor(statement.text, *params)
             except asyncpg.InvalidCachedStatementError:  # a migration has changed its columns; nothing was executed
@@ -268,7 +214,7 @@ class AsyncpgDriver:
         await raw.execute(RESET)
         raw.residue = NOTHING
         # SQLAlchemy prepares a text once, which is when note is taken of it: what was removed may be left again.
-        _forget_prepared(record.dbapi_connection)
+        forget_prepared(record.dbapi_connection)
         return True
 
     def lost(self, record: Record, error: BaseException) -> bool:
@@ -278,34 +224,10 @@ class AsyncpgDriver:
         return getattr(error, "sqlstate", None) in _ENDED_STATES
 
 
-@asynccontextmanager
-async def _transaction(raw: Connection) -> AsyncIterator[None]:
-    """Have a transaction around a block; one that is cancelled, or closed, leaves it open.
-
-    Not asyncpg's own ``transaction()``: cancelled, it would await a server that may never answer, and once its BEGIN
-    was cancelled, every later one on that connection would take itself for a savepoint in it.
-    """
-    await raw.execute("BEGIN")
-    try:
-        yield
-    except Exception:
-        if raw.is_in_transaction() and not raw.is_closed():
-            await raw.execute("ROLLBACK")
-        raise
-    await raw.execute("COMMIT")
-
-
 def _drop(attempt: asyncio.Task[Any]) -> None:
     """Close a connection that nobody waits for any more."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().terminate()
-
-
-def _forget_prepared(adapted: Any) -> None:
-    """Have SQLAlchemy prepare anew whatever text leaves something in its session."""
-    prepared = adapted._prepared_statement_cache
-    for text in [text for text in prepared if residue_of(text)]:
-        del prepared[text]
 
 
 def rows_of(records: Sequence[Any]) -> list[Row]:
@@ -343,18 +265,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _close_without_loop(raw: Any) -> None:
-    """Close a connection whose transport could only schedule that, on an event loop that is closed."""
-    transport = raw._transport
-    inner = getattr(transport, "_ssl_protocol", None)
-    transport = getattr(inner, "_transport", None) or transport
-    bare = getattr(transport, "_sock", None)
-    if bare is not None:  # uvloop's transports have none: such a loop closes its sockets with itself
-        with suppress(RuntimeError):  # marks it as lost, so that it writes no more, then finds the loop closed
-            transport.abort()
-        transport._sock = None
-        bare.close()
-    with suppress(RuntimeError, AttributeError):  # marks it as closed, then finds the loop closed or the socket gone
-        raw.terminate()
