@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
-from urllib.parse import urlencode
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -16,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import ConfigError, MissingDriver
-from app.pools.sql_pool.certificates import is_socket, root_certificate, tls_context
+from app.pools.sql_pool.certificates import asyncpg_dsn, asyncpg_ssl
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.probe import Probe
@@ -78,14 +77,14 @@ class AsyncpgDriver:
             server_settings["statement_timeout"] = str(config.statement_milliseconds)
         options: dict[str, Any] = {} if config.prepared else {"statement_cache_size": 0}
         connecting = asyncpg.connect(
-            dsn=certificate_of(config),
+            dsn=asyncpg_dsn(config),
             host=config.host,
             port=config.port,
             user=config.username,
             password=None if config.password is None else config.password.get_secret_value(),
             database=config.database,
             timeout=None,
-            ssl=tls_of(config),
+            ssl=asyncpg_ssl(config),
             server_settings=server_settings,
             connection_class=Connection,
             **options,
@@ -235,29 +234,6 @@ def rows_of(records: Sequence[Any]) -> list[Row]:
     if not records:
         return []
     return list(map(row_class(tuple(records[0].keys())), records))
-
-
-def tls_of(config: DatabaseConfig) -> Any:
-    """Return what asyncpg takes as ``ssl``, which names certificates only through a context."""
-    if is_socket(config):
-        return False
-    if config.sslmode in ("disable", "allow", "prefer"):
-        root_certificate(config)  # raises, as psycopg's does, although neither mode checks the server's
-        if certificate_of(config) is not None:
-            tls_context(config)  # raises, too
-        return config.sslmode
-    return tls_context(config)
-
-
-def certificate_of(config: DatabaseConfig) -> str | None:
-    """Return the URL by which asyncpg takes a client's certificate in the modes that go without TLS if need be.
-
-    Given a context, it would insist on TLS.
-    """
-    if config.sslcert is None or is_socket(config) or config.sslmode not in ("allow", "prefer"):
-        return None
-    files = {"sslcert": config.sslcert} | ({} if config.sslkey is None else {"sslkey": config.sslkey})
-    return f"postgresql://?{urlencode(files)}"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from app.pools.errors import ConfigError
 
@@ -27,7 +28,7 @@ def root_certificate(config: DatabaseConfig) -> str | None:
     Raises:
         ConfigError: a file that the config names cannot be read, or it checks the server's certificate against none.
     """
-    if config.sslmode == "disable" or is_socket(config):
+    if config.sslmode == "disable" or _is_socket(config):
         return None
     for option in ("sslrootcert", "sslcert", "sslkey"):
         _require_readable(option, getattr(config, option))
@@ -46,12 +47,51 @@ def root_certificate(config: DatabaseConfig) -> str | None:
     return None
 
 
-def tls_context(config: DatabaseConfig) -> ssl.SSLContext:
-    """Return the context for a connection that is encrypted in any case, as libpq would make it.
+def require_client_certificate(config: DatabaseConfig) -> None:
+    """Raise ``ConfigError`` for a client's certificate that cannot be used.
+
+    libpq says so only if it comes to use it, and goes without TLS first, or instead, in the modes that allow that.
+    """
+    root = root_certificate(config)
+    if config.sslcert is None or config.sslmode == "disable" or _is_socket(config):
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with _named(root, config):
+        if config.sslkey is None:  # libpq has a usual place for it
+            context.load_verify_locations(config.sslcert)
+        else:
+            _load_client_certificate(context, config)
+
+
+def asyncpg_ssl(config: DatabaseConfig) -> Any:
+    """Return what asyncpg takes as ``ssl``, which names certificates only through a context.
 
     Raises:
         ConfigError: as ``root_certificate``, or a file is not what it should be.
     """
+    if _is_socket(config):
+        return False
+    if config.sslmode in ("disable", "allow", "prefer"):
+        root_certificate(config)  # raises, as psycopg's does, although neither mode checks the server's
+        if asyncpg_dsn(config) is not None:
+            _tls_context(config)  # raises, too
+        return config.sslmode
+    return _tls_context(config)
+
+
+def asyncpg_dsn(config: DatabaseConfig) -> str | None:
+    """Return the URL by which asyncpg takes a client's certificate in the modes that go without TLS if need be.
+
+    Given a context, it would insist on TLS.
+    """
+    if config.sslcert is None or _is_socket(config) or config.sslmode not in ("allow", "prefer"):
+        return None
+    files = {"sslcert": config.sslcert} | ({} if config.sslkey is None else {"sslkey": config.sslkey})
+    return f"postgresql://?{urlencode(files)}"
+
+
+def _tls_context(config: DatabaseConfig) -> ssl.SSLContext:
+    """Return the context for a connection that is encrypted in any case, as libpq would make it."""
     root = root_certificate(config)
     with _named(root, config):
         context = ssl.create_default_context(cafile=None if root == SYSTEM else root)
@@ -61,22 +101,6 @@ def tls_context(config: DatabaseConfig) -> ssl.SSLContext:
         if config.sslcert is not None:
             _load_client_certificate(context, config)
     return context
-
-
-def require_client_certificate(config: DatabaseConfig) -> None:
-    """Raise ``ConfigError`` for a client's certificate that cannot be used.
-
-    libpq says so only if it comes to use it, and goes without TLS first, or instead, in the modes that allow that.
-    """
-    root = root_certificate(config)
-    if config.sslcert is None or config.sslmode == "disable" or is_socket(config):
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    with _named(root, config):
-        if config.sslkey is None:  # libpq has a usual place for it
-            context.load_verify_locations(config.sslcert)
-        else:
-            _load_client_certificate(context, config)
 
 
 def _load_client_certificate(context: ssl.SSLContext, config: DatabaseConfig) -> None:
@@ -100,7 +124,7 @@ def _named(root: str | None, config: DatabaseConfig) -> Iterator[None]:
         ) from error
 
 
-def is_socket(config: DatabaseConfig) -> bool:
+def _is_socket(config: DatabaseConfig) -> bool:
     """Say whether a config's server is reached by a unix socket, which knows no TLS."""
     return (config.host or "").startswith("/")
 
