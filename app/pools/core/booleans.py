@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.pools.errors import ConfigError
+from app.pools.core.allowed import require
 
 _ADAPTER = TypeAdapter(bool)
 
@@ -43,8 +43,7 @@ def require_booleans(configuration: Any) -> None:
     """
     for name in _names(type(configuration)):
         value = getattr(configuration, name)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name}={value!r} is not allowed; it must be True or False")
+        require(name, value, isinstance(value, bool), "True or False")
 
 
 def _names(configuration: type[Any]) -> list[str]:

@@ -9,13 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.pools.core.bucket import Limits
 from app.pools.core.budget import Budget
+from app.pools.sql_pool.arguments import Retry
 from app.pools.sql_pool.cleaning import AsyncCleaner
 from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.drivers import EngineDriver
 from app.pools.sql_pool.lease_pool import LeasePool
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Parameters
-from app.pools.sql_pool.sync_side import Retry
 from app.pools.sql_pool.unfinished import watch_writes
 
 

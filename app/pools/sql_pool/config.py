@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.pools.core.allowed import require
 from app.pools.core.booleans import boolean, require_booleans
 from app.pools.core.keys import pickled_by_fields
 from app.pools.errors import ConfigError
@@ -83,7 +84,7 @@ class DatabaseConfig:
         self._check_texts()
         self._check_numbers()
         root, mode = self.sslrootcert, self.sslmode
-        _require("sslmode", mode, root != SYSTEM or mode == "verify-full", f"'verify-full' with sslrootcert={SYSTEM!r}")
+        require("sslmode", mode, root != SYSTEM or mode == "verify-full", f"'verify-full' with sslrootcert={SYSTEM!r}")
         object.__setattr__(self, "password", _secret(self.password))
         key = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
         # Computed once: a config is looked up at each query.
@@ -92,22 +93,22 @@ class DatabaseConfig:
     def _check_texts(self) -> None:
         for name, allowed in _ONE_OF.items():
             value = getattr(self, name)
-            _require(name, value, value in get_args(allowed), " or ".join(get_args(allowed)))
-        _require("database", self.database, _is_text(self.database, self.backend), "a name or a path")
-        _require("application_name", self.application_name, _is_text(self.application_name or "-"), "a text")
+            require(name, value, value in get_args(allowed), " or ".join(get_args(allowed)))
+        require("database", self.database, _is_text(self.database, self.backend), "a name or a path")
+        require("application_name", self.application_name, _is_text(self.application_name or "-"), "a text")
         for name in ("host", "username", *_FILES):
             value = getattr(self, name)
-            _require(name, value, value is None or _is_text(value), "a text, or None")
-        _require("readonly", self.readonly, not (self.readonly and self.in_memory), f"False for {MEMORY!r}")
+            require(name, value, value is None or _is_text(value), "a text, or None")
+        require("readonly", self.readonly, not (self.readonly and self.in_memory), f"False for {MEMORY!r}")
 
     def _check_numbers(self) -> None:
         port = self.port
         known = port is None or (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536)
-        _require("port", port, known, "an int, 1 to 65535")
+        require("port", port, known, "an int, 1 to 65535")
         for name in ("connect_timeout", "busy_timeout"):
-            _require(name, getattr(self, name), _is_time(getattr(self, name)), _TIME)
+            require(name, getattr(self, name), _is_time(getattr(self, name)), _TIME)
         limit = self.statement_timeout
-        _require("statement_timeout", limit, limit is None or _is_time(limit), f"{_TIME}, or None for no limit")
+        require("statement_timeout", limit, limit is None or _is_time(limit), f"{_TIME}, or None for no limit")
 
     def __hash__(self) -> int:
         return self._hash
@@ -193,7 +194,7 @@ def get_sqlite_config(path: str | bytes | os.PathLike[str], **options: Any) -> D
         ConfigError: an option is unknown or its value not allowed.
     """
     name = os.fsdecode(path)
-    _require("path", name, bool(name), f"a file, or {MEMORY!r}")
+    require("path", name, bool(name), f"a file, or {MEMORY!r}")
     database = name if name == MEMORY else str(Path(name).expanduser().absolute())
     return _config("sqlite", {"database": database, **options}, _SQLITE_OPTIONS)
 
@@ -255,11 +256,6 @@ def _is_text(value: object, backend: Backend = "postgresql") -> bool:
         return False
     # A file's name may have bytes that are no UTF-8, which Python writes as surrogates.
     return backend == "sqlite" or not any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
-def _require(name: str, value: object, fulfilled: bool, allowed: str) -> None:
-    if not fulfilled:
-        raise ConfigError(f"{name}={value!r} is not allowed; it must be {allowed}")
 
 
 def _without_query(text: str, url: URL) -> str:

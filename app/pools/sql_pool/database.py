@@ -8,12 +8,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
+from app.pools.sql_pool.arguments import Retry
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.leases import Lease
 from app.pools.sql_pool.pool import SQLPool
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Parameters
-from app.pools.sql_pool.sync_side import Retry
 
 
 class Database:

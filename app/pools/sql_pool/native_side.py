@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.sql_pool.arguments import Retry, require_known, require_number
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.drivers import AsyncDriver
 from app.pools.sql_pool.failures import reason
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement, preparer
-from app.pools.sql_pool.sync_side import Retry, require_known, require_number
 from app.pools.sql_pool.unfinished import report_unfinished
 
 T = TypeVar("T")

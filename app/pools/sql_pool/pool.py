@@ -20,6 +20,7 @@ from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import SQLPoolSettings
 from app.pools.sql_pool.aiosqlite_driver import AiosqliteDriver
+from app.pools.sql_pool.arguments import Retry, require_count
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.config import DatabaseConfig
 from app.pools.sql_pool.leases import Lease
@@ -36,7 +37,7 @@ from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.sqlite_driver import SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Parameters
-from app.pools.sql_pool.sync_side import Retry, SyncSide, require_count
+from app.pools.sql_pool.sync_side import SyncSide
 from app.pools.sql_pool.threaded_side import ThreadedSide
 
 log = logging.getLogger(__name__)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from threading import get_ident
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
-from app.pools.errors import ConfigError, DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
+from app.pools.sql_pool.arguments import Retry, require_known, require_number
 from app.pools.sql_pool.cleaning import Cleaner, commit_each
 from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.drivers import SyncDriver
@@ -25,28 +25,6 @@ from app.pools.sql_pool.unfinished import report_unfinished, watch_writes
 from app.pools.sql_pool.watchdog import Watch
 
 T = TypeVar("T")
-
-Retry = Literal["read"]
-
-
-def require_known(retry: object) -> None:
-    """Raise ``ConfigError`` for a ``retry`` that there is not."""
-    if retry not in (None, *get_args(Retry)):
-        raise ConfigError(
-            f"retry={retry!r} is not allowed; it must be {' or '.join(map(repr, get_args(Retry)))}, or None"
-        )
-
-
-def require_count(batch: object) -> None:
-    """Raise ``ConfigError`` for a ``batch`` that is no number of rows."""
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise ConfigError(f"batch={batch!r} is not allowed; it must be an int from 1 up")
-
-
-def require_number(timeout: float | None) -> None:
-    """Raise ``ConfigError`` for a ``timeout`` that is no number, before anything is taken for the call."""
-    if timeout is not None and math.isnan(timeout):
-        raise ConfigError("timeout=nan is not allowed; it must be seconds, or None")
 
 
 class SyncSide:

@@ -14,13 +14,14 @@ from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.holders import checkout_site
 from app.pools.errors import DatabaseUnavailable, PoolClosed
+from app.pools.sql_pool.arguments import Retry, require_known
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.drivers import EngineDriver
 from app.pools.sql_pool.interruption import Interruption
 from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.rows import Row
 from app.pools.sql_pool.statements import Bound, Parameters, Statement
-from app.pools.sql_pool.sync_side import Retry, SyncSide, require_known
+from app.pools.sql_pool.sync_side import SyncSide
 from app.pools.sql_pool.threads import Call
 
 T = TypeVar("T")
