@@ -78,10 +78,7 @@ class AiosqliteDriver:
         connection.lessee = lambda: () if (entry := record.lease()) is None else entry.site
 
     def lend(self, record: Record) -> None:
-        """Do nothing."""
-
-    def take_back(self, record: Record) -> None:
-        """Do nothing."""
+        """Do nothing: transactions begin with statements from the first on."""
 
     def close(self, record: Record) -> None:
         """Close a connection from any thread, also when its event loop is closed."""
