@@ -228,9 +228,9 @@ def postgresql_tasks(pool: SQLPool, config: DatabaseConfig, url: str, quick: boo
         await raw.close()
         await other.close()
         await engine.dispose()
-        for side in pool._sides():
-            if side.label == config.label:
-                side.bucket.clear()
+        for bucket in pool._buckets():
+            if bucket.label == config.label:
+                bucket.clear()
         await asyncio.sleep(0.05)
 
     loop.run_until_complete(close())

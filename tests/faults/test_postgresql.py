@@ -130,8 +130,8 @@ async def test_no_task_notices_that_spare_connections_were_killed(
     pool = SQLPool(SQLPoolSettings(max_connections=CONNECTIONS, min_connections=4, checkout_timeout=20))
     await pool.execute_query_async(frail, "SELECT 1")
     pool.sweep()
-    (side,) = pool._sides()
-    await eventually_async(lambda: len(side.bucket._idle) == 4)
+    (bucket,) = pool._buckets()
+    await eventually_async(lambda: len(bucket._idle) == 4)
     assert kill_backends(frail_server) == 4
 
     await fill_async(pool, frail)
@@ -792,10 +792,10 @@ def test_a_paused_database_is_not_connected_to(frail_server: EmbeddedPostgres, f
     frail_server.stop("immediate")
     with SQLPool(SQLPoolSettings(max_connections=1, checkout_timeout=60)) as pool, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(call)
-        eventually(lambda: any(side.bucket._attempts.failed > 1 for side in pool._sides()))
+        eventually(lambda: any(bucket._attempts.failed > 1 for bucket in pool._buckets()))
         pool.pause(frail)
-        eventually(lambda: not any(side.bucket._connecting for side in pool._sides()))
-        assert sum(len(side.bucket._waiters) for side in pool._sides()) == 1
+        eventually(lambda: not any(bucket._connecting for bucket in pool._buckets()))
+        assert sum(len(bucket._waiters) for bucket in pool._buckets()) == 1
         frail_server.start()
         pool.resume(frail)
         assert answer.result(60) == [(1,)]

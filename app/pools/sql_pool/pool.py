@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from app.pools.core.bucket import NEVER, Bucket, Limits
-from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import SQLPoolSettings
-from app.pools.sql_pool.aiosqlite_driver import AiosqliteDriver
 from app.pools.sql_pool.arguments import Retry, require_count
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.leases import Lease
 from app.pools.sql_pool.lending import (
     lend_connection,
@@ -32,19 +27,10 @@ from app.pools.sql_pool.lending import (
     lend_transaction,
     lend_transaction_async,
 )
-from app.pools.sql_pool.native_side import NativeSide
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.sqlite_driver import SQLiteDriver
-from app.pools.sql_pool.sqlite_forks import register
+from app.pools.sql_pool.sides import Side, Sides, abandon
 from app.pools.sql_pool.statements import Parameters
 from app.pools.sql_pool.sync_side import SyncSide
-from app.pools.sql_pool.threaded_side import ThreadedSide
-
-log = logging.getLogger(__name__)
-
-_FAIR_AFTER = 0.01
-_MOST_THREADS = 10_000
-"""More than there are connections: a call that has one never waits for a thread."""
 
 
 class SQLPool(ManagedPool):
@@ -59,26 +45,10 @@ class SQLPool(ManagedPool):
     def __init__(self, settings: SQLPoolSettings | None = None) -> None:
         self.settings = settings or SQLPoolSettings()
         super().__init__(sweep_interval=self.settings.health_check_interval)
-        self._limits = Limits(
-            capacity=self.settings.max_connections,
-            checkout_timeout=self.settings.checkout_timeout,
-            min_idle=self.settings.min_connections,
-            idle_timeout=self.settings.max_idle_time,
-            max_lifetime=self.settings.max_lifetime or NEVER,
-            fair_after=_FAIR_AFTER,
-            leak_threshold=self.settings.leak_threshold or NEVER,
-        )
-        self._paused_alone: set[DatabaseConfig] = set()
-        self._resumed_alone: set[DatabaseConfig] = set()  # while all others are paused
-        self._reset()
-
-    def _reset(self) -> None:
-        self._memory_name = uuid.uuid4().hex
-        self._sync_sides: dict[DatabaseConfig, SyncSide] = {}
-        # Held strongly until a loop is found closed: what its connections leave open is closed by then only.
-        self._async_sides: dict[asyncio.AbstractEventLoop, dict[DatabaseConfig, AsyncSide]] = {}
-        self._budgets: dict[DatabaseConfig, Budget] = {}
-        self._executor: ThreadPoolExecutor | None = None
+        self._sides = Sides(self.settings)
+        # What each call looks up, kept here: a step to it by way of the sides would show.
+        self._sync_sides = self._sides.for_threads
+        self._async_sides = self._sides.for_loops
 
     # Queries
 
@@ -285,13 +255,12 @@ class SQLPool(ManagedPool):
         """Lend no connection of a database, or of any, until ``resume``; callers wait, up to their timeouts."""
         if config is None:
             with self._lock:
-                self._resumed_alone.clear()
+                self._sides.note_pause_of_all()
             super().pause()
             return
         with self._lock:
             self._ensure_running()
-            self._paused_alone.add(config)
-            self._resumed_alone.discard(config)
+            self._sides.note_pause(config)
         for side in self._sides_of(config):
             side.bucket.pause()
 
@@ -299,14 +268,11 @@ class SQLPool(ManagedPool):
         """Lend connections of a paused database, or of all, again."""
         if config is None:
             with self._lock:
-                self._paused_alone.clear()
-                self._resumed_alone.clear()
+                self._sides.note_resume_of_all()
             super().resume()
             return
         with self._lock:
-            self._paused_alone.discard(config)
-            if self._paused:
-                self._resumed_alone.add(config)
+            self._sides.note_resume(config, self._paused)
         for side in self._sides_of(config):
             side.bucket.resume()
 
@@ -324,19 +290,7 @@ class SQLPool(ManagedPool):
             return side
         with self._lock:
             self._ensure_running()  # under the lock: what comes after a stop has begun, it would not close
-            side = self._sync_sides.get(config)
-            if side is None:
-                side = self._sync_sides[config] = self._make_sync(config)
-                self._take_charge(side, config)
-        return side
-
-    def _make_sync(self, config: DatabaseConfig) -> SyncSide:
-        _check_class(config)
-        if config.backend == "sqlite":
-            return SyncSide(SQLiteDriver(config, self._memory_name), self._limits, config.label, self._budget(config))
-        from app.pools.sql_pool.psycopg_driver import PsycopgDriver  # only who uses PostgreSQL needs the extra
-
-        return SyncSide(PsycopgDriver(config), self._limits, config.label, self._budget(config))
+            return self._sides.open(config, self._hold_back)
 
     def _async(self, config: DatabaseConfig) -> AsyncSide:
         loop = asyncio.get_running_loop()
@@ -347,116 +301,53 @@ class SQLPool(ManagedPool):
         self._leave_closed_loops()
         with self._lock:
             self._ensure_running()  # as above
-            sides = self._async_sides.setdefault(loop, {})
-            side = sides.get(config)
-            if side is None:
-                side = sides[config] = self._make_async(config)
-                self._take_charge(side, config)
-        return side
+            return self._sides.open_async(loop, config, self._hold_back)
 
-    def _make_async(self, config: DatabaseConfig) -> AsyncSide:
-        _check_class(config)
-        if config.backend == "sqlite":
-            threads = self._sync(config)
-            assert isinstance(threads.driver, SQLiteDriver)
-            driver = AiosqliteDriver(config, threads.driver.source)
-            return ThreadedSide(driver, self._limits, config.label, self._budget(config), threads, self._threads())
-        from app.pools.sql_pool.asyncpg_driver import AsyncpgDriver  # only who uses PostgreSQL needs the extra
+    # Life
 
-        return NativeSide(AsyncpgDriver(config), self._limits, config.label, self._budget(config))
-
-    def _take_charge(self, side: SyncSide | AsyncSide, config: DatabaseConfig) -> None:
-        """Do with a new side, under the lock, what was done with the others before it came."""
-        if config not in self._resumed_alone:
-            self._hold_back(side.bucket)
-        if config in self._paused_alone:
-            side.bucket.pause()
-        if config.backend == "sqlite":
-            register.add_bucket(side.bucket)
-
-    def _budget(self, config: DatabaseConfig) -> Budget:
-        """Return the cap that the connections of a database have together, those for threads and for tasks."""
-        budget = self._budgets.get(config)
-        if budget is None:
-            budget = self._budgets[config] = Budget(self.settings.max_connections, sharers="its threads and tasks")
-        return budget
+    def _sides_of(self, config: DatabaseConfig) -> list[Side]:
+        self._sync(config)
+        with self._lock:
+            return self._sides.of(config)
 
     def _leave_closed_loops(self) -> None:
         """Close the connections of event loops that are no more."""
         with self._lock:
-            closed = [self._async_sides.pop(loop) for loop in list(self._async_sides) if loop.is_closed()]
-        for sides in closed:
-            for side in sides.values():
-                side.bucket.refuse()
-                for holder in side.bucket.end_leases():
-                    log.warning("a connection was leased when its event loop closed, and is closed, too: %s", holder)
+            left = self._sides.take_those_of_closed_loops()
+        abandon(left)
 
-    def _threads(self) -> ThreadPoolExecutor:
-        """Return the threads for what tasks do with SQLite connections, of which there is a limited number."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="poolwire-sql")
-        return self._executor
-
-    # Life
-
-    def _sides(self) -> list[SyncSide | AsyncSide]:
+    def _buckets(self) -> list[ConnectionBucket]:
         with self._lock:
-            return [
-                *self._sync_sides.values(),
-                *(side for sides in self._async_sides.values() for side in sides.values()),
-            ]
-
-    def _sides_of(self, config: DatabaseConfig) -> list[SyncSide | AsyncSide]:
-        self._sync(config)
-        with self._lock:
-            asynchronous = [sides[config] for sides in self._async_sides.values() if config in sides]
-            return [self._sync_sides[config], *asynchronous]
-
-    def _buckets(self) -> Iterable[Bucket[Any]]:
-        return [side.bucket for side in self._sides()]
+            return [side.bucket for side in self._sides.all()]
 
     def _refuse(self) -> None:
-        for side in self._sides():
-            side.bucket.refuse()
+        for bucket in self._buckets():
+            bucket.refuse()
 
     def _drain(self, deadline: float) -> list[str]:
         self._leave_closed_loops()
-        sides = self._sides()
-        holders = [line for side in sides for line in side.bucket.drain(deadline - time.monotonic())]
+        holders = [line for bucket in self._buckets() for line in bucket.drain(deadline - time.monotonic())]
         with self._lock:
-            executor, threads = self._executor, list(self._sync_sides.values())
-            self._paused_alone.clear()
-            self._resumed_alone.clear()
-            self._reset()
-        for side in threads:
-            side.close()
-        if executor is not None:
-            executor.shutdown(wait=False)
+            closing = self._sides.end()
+        for close in closing:
+            close()
         return holders
 
     def _figures(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        return [(side.bucket.label, side.bucket.stats()) for side in self._sides()]
+        return [(bucket.label, bucket.stats()) for bucket in self._buckets()]
 
     def sweep(self) -> None:
         """Close what has expired, ask what has been idle for long, and report leases held too long."""
         self._leave_closed_loops()
-        for side in self._sides():
-            side.bucket.sweep()
+        for bucket in self._buckets():
+            bucket.sweep()
 
     def forget_after_fork(self) -> None:
         """Start empty in a child process."""
         super().forget_after_fork()
-        for side in self._sides():
-            side.bucket.forget_after_fork()
-        self._reset()
-
-
-def _check_class(config: object) -> None:
-    if not isinstance(config, DatabaseConfig):  # not shown: it may be a URL, password and all
-        raise TypeError(
-            f"a DatabaseConfig is needed, not {type(config).__name__}; get_sqlite_config(path) and "
-            "DatabaseConfig.from_url(url) make one"
-        )
+        for bucket in self._buckets():
+            bucket.forget_after_fork()
+        self._sides.clear()
 
 
 _default = DefaultPool(SQLPool)

@@ -208,7 +208,7 @@ def test_a_loop_that_closes_while_its_connection_is_closed_is_no_error(
     """A thread that closes a connection whose event loop seemed open, and was not any more, closes it all the same."""
     loop = asyncio.new_event_loop()
     loop.run_until_complete(pool.execute_query_async(postgres, "SELECT 1"))
-    (bucket,) = (side.bucket for side in pool._sides())
+    (bucket,) = pool._buckets()
     loop.close()
     answers = iter([False])  # to the driver
     monkeypatch.setattr(loop, "is_closed", lambda: next(answers, True))

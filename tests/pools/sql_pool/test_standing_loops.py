@@ -35,7 +35,7 @@ def ask(pool: SQLPool, database: DatabaseConfig, loop: asyncio.AbstractEventLoop
         return int(rows[0].one)
 
     async def until_it_waits() -> None:
-        await eventually_async(lambda: any(side.bucket._waiters for side in pool._sides()))
+        await eventually_async(lambda: any(bucket._waiters for bucket in pool._buckets()))
 
     task = loop.create_task(answer())
     loop.run_until_complete(until_it_waits())
@@ -79,12 +79,12 @@ def test_a_connection_that_a_standing_loop_was_making_makes_room(
 ) -> None:
     """A loop that stops half-way through connecting loses the place to the threads, and the task is served later."""
     task = ask(one, postgres, loop)  # nobody has a connection: one is being made
-    assert [False] == [entry.made for side in one._sides() for entry in side.bucket._entries]
+    assert [False] == [entry.made for bucket in one._buckets() for entry in bucket._entries]
     for _ in range(3):
         assert 2 == one.execute_query(postgres, "SELECT 2 AS two", timeout=10)[0].two
 
     assert 1 == loop.run_until_complete(asyncio.wait_for(task, 15))
-    assert 1 >= sum(len(side.bucket._entries) for side in one._sides())
+    assert 1 >= sum(len(bucket._entries) for bucket in one._buckets())
     loop.run_until_complete(one.stop_async())
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_connected_for_a_loop_that_stands_still(
     for _ in range(20):
         pool.execute_query(database, "SELECT 2 AS two", timeout=10)
 
-    assert 1 == sum(len(side.bucket._entries) for side in pool._sides())
+    assert 1 == sum(len(bucket._entries) for bucket in pool._buckets())
     assert 1 == loop.run_until_complete(asyncio.wait_for(task, 15))
     loop.run_until_complete(pool.stop_async())
 
