@@ -28,7 +28,7 @@ from app.pools.sql_pool.lending import (
     lend_transaction_async,
 )
 from app.pools.sql_pool.rows import Row
-from app.pools.sql_pool.sides import Side, Sides, abandon
+from app.pools.sql_pool.sides import Sides, abandon
 from app.pools.sql_pool.statements import Parameters
 from app.pools.sql_pool.sync_side import SyncSide
 
@@ -258,10 +258,11 @@ class SQLPool(ManagedPool):
                 self._sides.note_pause_of_all()
             super().pause()
             return
-        with self._lock:
-            self._ensure_running()
+        with self._lock:  # for all of it: a stop in between would forget what is paused
+            self._sync(config)
             self._sides.note_pause(config)
-        for side in self._sides_of(config):
+            sides = self._sides.of(config)
+        for side in sides:
             side.bucket.pause()
 
     def resume(self, config: DatabaseConfig | None = None) -> None:
@@ -271,9 +272,11 @@ class SQLPool(ManagedPool):
                 self._sides.note_resume_of_all()
             super().resume()
             return
-        with self._lock:
+        with self._lock:  # as above
+            self._sync(config)
             self._sides.note_resume(config, self._paused)
-        for side in self._sides_of(config):
+            sides = self._sides.of(config)
+        for side in sides:
             side.bucket.resume()
 
     def engine(self, config: DatabaseConfig) -> Engine:
@@ -304,11 +307,6 @@ class SQLPool(ManagedPool):
             return self._sides.open_async(loop, config, self._hold_back)
 
     # Life
-
-    def _sides_of(self, config: DatabaseConfig) -> list[Side]:
-        self._sync(config)
-        with self._lock:
-            return self._sides.of(config)
 
     def _leave_closed_loops(self) -> None:
         """Close the connections of event loops that are no more."""

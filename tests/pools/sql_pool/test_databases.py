@@ -8,8 +8,12 @@ import logging
 import os
 import signal
 import socket
+import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -496,6 +500,33 @@ async def test_a_database_resumed_alone_is_lent_in_a_new_event_loop(pool: SQLPoo
     pool.resume()
     assert await pool.execute_query_async(database, "SELECT 1", timeout=20) == [(1,)]
     await pool.stop_async()
+
+
+@pytest.mark.parametrize("act", [SQLPool.pause, SQLPool.resume])
+def test_whoever_pauses_a_database_as_the_pool_stops_is_told_so(act: Callable[[SQLPool, DatabaseConfig], None]) -> None:
+    """A pause, and a resumption, that meets a stop is done or raises PoolClosed, and nothing else."""
+    pool, memory = SQLPool(), get_sqlite_config(":memory:")
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            with suppress(PoolClosed):
+                act(pool, memory)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            acting = threads.submit(go_on)
+            try:
+                for _ in range(2_000):
+                    pool.start()
+                    pool.stop()
+            finally:
+                over.set()
+            acting.result(20)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_housekeeping_makes_no_connection_of_a_paused_database(postgres: DatabaseConfig) -> None:
