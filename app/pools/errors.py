@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+MORE_DESCRIPTORS = "Raise the limit (ulimit -n, LimitNOFILE=), or have the process open less at a time"
+"""What to do when a process has no file descriptor left."""
+
 
 class PoolError(Exception):
     """The base of every error that poolwire's pools raise. It can be pickled, to reach another process."""
@@ -173,8 +176,7 @@ class OutOfDescriptors(PoolError):
         self.limit = limit
         super().__init__(
             f"{key}: no socket could be opened within {waited:.2f} s, because the process has as many file descriptors "
-            f"as it may ({limit}, and a third of that many ZMQ sockets). Raise the limit (ulimit -n, LimitNOFILE=), "
-            f"or have it open less at a time"
+            f"as it may ({limit}, and a third of that many ZMQ sockets). {MORE_DESCRIPTORS}"
         )
 
 
@@ -257,9 +259,11 @@ class DatabaseUnreachable(DatabaseUnavailable, PoolTimeout):
 
     Attributes:
         reason: what the last attempt to connect failed with.
+        advice: what to do about that.
     """
 
     reason = ""
+    advice = "Check host and port, that the server runs, and that it accepts connections from here"
 
     def __str__(self) -> str:
         message = (
@@ -268,7 +272,7 @@ class DatabaseUnreachable(DatabaseUnavailable, PoolTimeout):
         )
         if self.longest_holder is not None:
             message += f"; held longest: {self.longest_holder}"
-        return f"{message}. Check that the server runs, and that it accepts connections from here"
+        return f"{message}. {self.advice}"
 
 
 class ConnectionRefused(DatabaseUnavailable):

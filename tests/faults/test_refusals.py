@@ -11,6 +11,7 @@ from tests.support.tcp_server import TCPServer
 
 SSL_REQUEST = 80877103
 WRONG_PASSWORD = ("28P01", "Passwort-Authentifizierung für Benutzer »ada« fehlgeschlagen")
+FULL = ("53300", "sorry, too many clients already")
 STARTING_UP = ("57P03", "das Datenbanksystem startet")
 
 
@@ -63,3 +64,23 @@ def test_a_server_that_starts_up_in_german_is_waited_for() -> None:
         with pytest.raises(DatabaseUnreachable, match="das Datenbanksystem startet"):
             pool.execute_query(server.config, "SELECT 1")
         assert server.logins > 2
+
+
+async def test_a_server_that_is_full_has_its_own_advice() -> None:
+    """Who finds no slot on a server is not told to look whether it runs."""
+    advice = "too many clients already .*Raise that limit of the server's"
+    with GermanServer(*FULL) as server, SQLPool(SQLPoolSettings(checkout_timeout=0.5)) as pool:
+        with pytest.raises(DatabaseUnreachable, match=advice):
+            await asyncio.to_thread(pool.execute_query, server.config, "SELECT 1")
+        with pytest.raises(DatabaseUnreachable, match=advice):
+            await pool.execute_query_async(server.config, "SELECT 1")
+
+
+def test_a_server_that_is_down_has_its_own_advice(unused_tcp_port: int) -> None:
+    """Where nobody listens the advice is to see whether a server does, and which."""
+    config = get_postgresql_config("127.0.0.1", unused_tcp_port, "library", "ada", "secret")
+    with (
+        SQLPool(SQLPoolSettings(checkout_timeout=0.3)) as pool,
+        pytest.raises(DatabaseUnreachable, match="Check host and port, that the server runs"),
+    ):
+        pool.execute_query(config, "SELECT 1")

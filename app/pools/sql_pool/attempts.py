@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 
 from app.pools.errors import ConfigError, ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolTimeout
-from app.pools.sql_pool.failures import forget_frames, lacks_descriptors, reason
+from app.pools.sql_pool.failures import advice, forget_frames, is_sqlite, lacks_descriptors, reason
 from app.pools.sql_pool.record import Record
 
 _FIRST_PAUSE = 0.05
@@ -86,10 +86,9 @@ class Attempts:
         forget_frames(error)
         if self._permanent(error) and not lacks_descriptors(error):
             self.failure = None
-            verdict = "cannot be connected to" if isinstance(error, ConfigError) else "refuses the connection"
-            return ConnectionRefused(f"{self._label} {verdict}: {reason(error)}")
+            return ConnectionRefused(f"{self._label} {_verdict(error)}: {reason(error)}")
         self.failure = error
-        return FailedAttempt(f"{self._label} cannot be reached: {reason(error)}")
+        return FailedAttempt(f"{self._label} cannot be reached: {reason(error)}. {advice(error)}")
 
     def explained(self, timeout: PoolTimeout) -> PoolTimeout:
         """Return what to raise for a timeout: an error that names the failure to connect, if there is one."""
@@ -105,8 +104,15 @@ class Attempts:
             longest_holder=timeout.longest_holder,
         )
         unreachable.reason = reason(self.failure)
+        unreachable.advice = advice(self.failure)
         unreachable.__cause__ = self.failure
         return unreachable
+
+
+def _verdict(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return "cannot be connected to"
+    return "cannot be opened" if is_sqlite(error) else "refuses the connection"
 
 
 def pauses() -> Iterator[float]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sqlite3
 import traceback
 from collections.abc import Iterator
 
+from app.pools.errors import MORE_DESCRIPTORS, DatabaseUnreachable
+
 # asyncpg's words for a server that has ended the connection between two calls.
 _ENDED_BETWEEN_CALLS = re.compile(r"cannot switch to state \d+; another operation \(\d+\) is in progress")
+
+# The server's, a role's or a database's own cap; libpq has no SQLSTATE for it (53300).
+_SERVER_IS_FULL = re.compile(r"too many (?:clients|connections)|remaining connection slots", re.IGNORECASE)
 
 
 def reason(error: BaseException) -> str:
@@ -27,6 +33,22 @@ def lacks_descriptors(error: BaseException) -> bool:
         getattr(each, "errno", None) in shortage or any(os.strerror(number) in str(each) for number in shortage)
         for each in _with_origins(error)
     )
+
+
+def is_sqlite(error: BaseException) -> bool:
+    """Say whether a failure is SQLite's, which has a file and no server."""
+    return any(isinstance(each, sqlite3.Error) for each in _with_origins(error))
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about a failure to connect that passes."""
+    if lacks_descriptors(error):
+        return MORE_DESCRIPTORS
+    if is_sqlite(error):
+        return "Find out who keeps the file locked, another program or a long transaction, or give it more time"
+    if any(_SERVER_IS_FULL.search(str(each)) for each in _with_origins(error)):
+        return "Raise that limit of the server's, or have its clients open fewer connections"
+    return DatabaseUnreachable.advice
 
 
 def forget_frames(error: BaseException) -> None:

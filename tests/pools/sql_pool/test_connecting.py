@@ -2,15 +2,18 @@
 
 import asyncio
 import itertools
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from socket import socket
 
 import pytest
 
-from app.pools.errors import DatabaseUnreachable, MissingDriver
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_postgresql_config
+from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, MissingDriver
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_postgresql_config, get_sqlite_config
 from app.pools.sql_pool.attempts import pauses
 from app.pools.sql_pool.rows import Row
 from tests.support.descriptors import shortage
@@ -69,6 +72,51 @@ async def test_a_shortage_of_descriptors_is_waited_out(
         end()
     assert await asking == [(1,)]
     await pool.stop_async()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_shortage_of_descriptors_has_its_own_advice(
+    kind: str, asynchronous: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Whose process has none left is told so, and to raise the limit, not to look after a server."""
+    config = get_sqlite_config(tmp_path / "x.db") if kind == "sqlite" else request.getfixturevalue("postgres")
+    with SQLPool(SQLPoolSettings(checkout_timeout=0.5)) as pool:
+
+        async def ask() -> None:
+            if asynchronous:
+                await pool.execute_query_async(config, "SELECT 1")
+            else:
+                pool.execute_query(config, "SELECT 1")
+
+        # The drivers read files of their own at their first use; what that opened is kept in use.
+        with pool.connection(config):
+            async with pool.connection(config):
+                with shortage(1), pytest.raises(DatabaseUnreachable) as caught:
+                    await ask()
+        await pool.stop_async()
+
+    assert "Too many open files" in str(caught.value)
+    assert "Raise the limit (ulimit -n" in str(caught.value)
+    assert "server runs" not in str(caught.value)
+
+
+async def test_a_file_that_others_have_locked_has_its_own_advice(tmp_path: Path) -> None:
+    """Whose SQLite file is locked is told to find out by whom: there is no server that could run."""
+    config = get_sqlite_config(tmp_path / "x.db", busy_timeout=0.05)
+    with closing(sqlite3.connect(config.database, isolation_level=None)) as other:
+        other.execute("CREATE TABLE numbers (number)")
+        other.execute("BEGIN EXCLUSIVE")
+        with SQLPool(SQLPoolSettings(checkout_timeout=0.3)) as pool:
+            for call in (
+                lambda: asyncio.to_thread(pool.execute_query, config, "SELECT 1"),
+                lambda: pool.execute_query_async(config, "SELECT 1"),
+            ):
+                with pytest.raises(DatabaseUnreachable, match=r"database is locked .*Find out who keeps the file"):
+                    await call()
+            with pytest.raises(DatabaseUnavailable, match=r"database is locked\. Find out who keeps the file"):
+                pool.warm_up(config)
+            await pool.stop_async()
 
 
 def test_attempts_to_connect_are_apart_by_random_and_growing_pauses() -> None:
