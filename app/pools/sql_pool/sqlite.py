@@ -318,11 +318,6 @@ def is_busy(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def cannot_open(error: BaseException) -> bool:
-    """Say whether an error means that a file could not be opened, the database or one that belongs to it."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN
-
-
 def explain(error: sqlite3.OperationalError) -> None:
     """Raise an error that says what happened, where SQLite's says only that the database is locked."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -12,16 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 from app.pools.sql_pool.config import DatabaseConfig
-from app.pools.sql_pool.sqlite import Connection, cannot_open, is_busy
+from app.pools.sql_pool.obstacles import name_obstacle
+from app.pools.sql_pool.sqlite import Connection, is_busy
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.writers import Wish, writer_lock
 
 _CACHED_STATEMENTS = 512
 _WAL_RETRY = 0.005
-_FILES = 4
-"""The database's, its log's, the log's index, and their folder's."""
-_AS_OPENED = os.access in os.supports_effective_ids
-"""Whether rights are those of the effective user, as for a file that is opened."""
 
 
 class Source:
@@ -77,10 +72,8 @@ class Source:
         try:
             connection: Connection = sqlite3.connect(self.uri, **self.connect_args)
         except sqlite3.OperationalError as error:
-            obstacle = None if self.config.in_memory or not cannot_open(error) else _obstacle(self.config)
-            if obstacle is None:
-                raise
-            raise sqlite3.OperationalError(f"{error}: {obstacle.strerror}") from obstacle
+            name_obstacle(self.config, error, advise=False)  # who connects waits a shortage out, and is told at the end
+            raise
         return connection
 
     def _configure(self, connection: Connection) -> None:
@@ -110,38 +103,3 @@ class Source:
                 raise sqlite3.OperationalError(
                     f"{self.config.label} stays in journal mode {got}: SQLite cannot use {wanted} there"
                 )
-
-
-def _obstacle(config: DatabaseConfig) -> OSError | None:
-    """Return what keeps a file from being opened, which SQLite does not tell, if it is seen.
-
-    The file itself is not opened for it: to close it would drop the locks that SQLite has on it.
-    """
-    path = Path(config.database)
-    try:
-        if not path.parent.is_dir():
-            return OSError(errno.ENOENT, f"there is no folder {path.parent}")
-        if path.is_dir():
-            return OSError(errno.EISDIR, "it is a folder")
-        if config.readonly and not path.exists():
-            return OSError(errno.ENOENT, "there is no such file, and readonly=True makes none")
-        rights = os.R_OK if config.readonly else os.R_OK | os.W_OK
-        if not os.access(path if path.exists() else path.parent, rights, effective_ids=_AS_OPENED):
-            return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as denied:  # a folder on the way may not be searched
-        return denied
-    return _shortage()
-
-
-def _shortage() -> OSError | None:
-    """Return what keeps as many files from being opened as SQLite needs for a database."""
-    opened: list[int] = []
-    try:
-        for _ in range(_FILES):
-            opened.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError as shortage:
-        return shortage
-    finally:
-        for each in opened:
-            os.close(each)
-    return None

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,10 +50,10 @@ async def test_a_connection_has_the_pragmas_of_its_config(
 @pytest.mark.parametrize(
     ("path", "readonly", "obstacle"),
     [
-        ("missing.db", True, "there is no such file, and readonly=True makes none"),
-        ("missing/x.db", False, "there is no folder .*missing"),
-        ("file/x.db", False, "there is no folder .*file"),
-        ("folder", False, "it is a folder"),
+        ("missing.db", True, "there is no such file, and readonly=True makes none; correct the path"),
+        ("missing/x.db", False, "there is no folder .*missing; make it, or correct the path"),
+        ("file/x.db", False, "there is no folder .*file; make it, or correct the path"),
+        ("folder", False, "it is a folder; name a file in it"),
     ],
 )
 async def test_a_file_that_cannot_be_opened_says_why(
@@ -87,15 +88,33 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_file_that_may_not_be_read_says_so(pool: SQLPool, unprivileged: None) -> None:
-    """The error has the operating system's words."""
+@pytest.mark.parametrize(
+    ("file", "folder", "missing"),
+    [
+        (0o000, 0o700, r"read .*x\.db; give it that right$"),
+        (0o600, 0o000, r"look into the folders above .*x\.db; give it that right$"),
+        (0o400, 0o700, r"write .*x\.db; give it that right, or use readonly=True$"),
+        (0o600, 0o500, r"make files in .*; give it that right, or use readonly=True$"),
+        (None, 0o500, r"make files in .*; give it that right$"),
+    ],
+)
+@pytest.mark.usefixtures("unprivileged")
+def test_a_right_that_is_missing_is_named(file: int | None, folder: int, missing: str, pool: SQLPool) -> None:
+    """Whoever may not read or write the file, or its folder, is told which, and what helps."""
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "x.db").touch(0o000)
-        (folder / "closed").mkdir(0o000)
-        for path in ("x.db", "closed/x.db"):
-            with pytest.raises(ConnectionRefused, match=r"unable to open database file: .*Permission denied"):
-                pool.execute_query(get_sqlite_config(folder / path), "SELECT 1")
+        path = Path(name) / "x.db"
+        if file is not None:
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("CREATE TABLE numbers (number)")
+            path.chmod(file)
+        path.parent.chmod(folder)
+        try:
+            with pytest.raises(
+                ConnectionRefused, match=f"cannot be opened: .*: Permission denied: .* may not {missing}"
+            ):
+                pool.execute_query(get_sqlite_config(path), "SELECT 1")
+        finally:
+            path.parent.chmod(0o700)
 
 
 def test_the_pragmas_unless_said_otherwise(pool: SQLPool, tmp_path: Path) -> None:
