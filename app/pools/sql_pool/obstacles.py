@@ -26,7 +26,8 @@ def name_obstacle(config: DatabaseConfig, error: sqlite3.OperationalError, *, ad
         advise: whether to say what to do about a shortage of file descriptors.
     """
     code = getattr(error, "sqlite_errorcode", 0)
-    if config.in_memory or code & 0xFF not in _OBSTRUCTED:
+    named_already = isinstance(error.__cause__, OSError)
+    if config.in_memory or code & 0xFF not in _OBSTRUCTED or named_already:
         return
     obstacle, advice = _obstacle(config), ""
     if obstacle is None:

@@ -54,7 +54,7 @@ class Cursor(sqlite3.Cursor):
         except sqlite3.OperationalError as error:
             if upgrades:
                 self.connection.stay_reader(sql, error)
-            explain(error)
+            self.connection.explain(error)
             raise
         finally:
             self.connection.after()
@@ -68,7 +68,7 @@ class Cursor(sqlite3.Cursor):
         except sqlite3.OperationalError as error:
             if upgrades:
                 self.connection.stay_reader(sql, error)
-            explain(error)
+            self.connection.explain(error)
             raise
         finally:
             self.connection.after()
@@ -82,7 +82,7 @@ class Cursor(sqlite3.Cursor):
             super().executescript(script)
             return self
         except sqlite3.OperationalError as error:
-            explain(error)
+            self.connection.explain(error)
             raise
         finally:
             self.connection.after()
@@ -101,6 +101,8 @@ class Connection(sqlite3.Connection):
     """Seconds that it waits for the writer lock."""
     wish: Wish
     """What the connection waits for the writer lock with."""
+    name_obstacle: Callable[[sqlite3.OperationalError], None]
+    """Raises an error that names what keeps SQLite from the file, if that is the matter."""
     readonly = False
     """Whether the transaction that is open may only read."""
     residue = NOTHING
@@ -229,10 +231,18 @@ class Connection(sqlite3.Connection):
                 self._lock()
             if self._begins and effect is not Effect.LOCK and not self.in_transaction:
                 super().cursor(sqlite3.Cursor).execute("BEGIN" if effect is Effect.READ else "BEGIN IMMEDIATE")
-        except BaseException:
+        except BaseException as error:
             self.after()  # a program without the writer lock may hold the file, so that BEGIN fails with the lock had
+            if isinstance(error, sqlite3.OperationalError):
+                self.explain(error)
             raise
         return upgrades
+
+    def explain(self, error: sqlite3.OperationalError) -> None:
+        """Raise an error that says what happened, where SQLite's says only that it cannot do something."""
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT:
+            raise StaleSnapshot from error
+        self.name_obstacle(error)
 
     def stay_reader(self, sql: str, error: sqlite3.OperationalError) -> None:
         """Give the writer lock back if the first write of a transaction failed before it could make it the writer."""
@@ -271,9 +281,11 @@ class Connection(sqlite3.Connection):
             yield cursor
             self.check()
             self.commit()
-        except BaseException:
+        except BaseException as error:
             with suppress(sqlite3.Error):  # the pool sees the transaction, and closes what cannot roll it back
                 self.rollback()
+            if isinstance(error, sqlite3.OperationalError):
+                self.explain(error)
             raise
 
     def _lock(self) -> None:
@@ -289,6 +301,8 @@ class Connection(sqlite3.Connection):
                 raise sqlite3.OperationalError(f"database is locked: {timeout}") from timeout
             except WishTakenBack as given_up:
                 raise Interrupted from given_up
+            except OSError as error:
+                raise sqlite3.OperationalError(f"the writer lock cannot be had: {error}") from error
             if self.lessee is not None:
                 self._turn.site = self.lessee()
 
@@ -316,9 +330,3 @@ class Connection(sqlite3.Connection):
 def is_busy(error: BaseException) -> bool:
     """Say whether an error means that somebody else has the database at the moment."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def explain(error: sqlite3.OperationalError) -> None:
-    """Raise an error that says what happened, where SQLite's says only that the database is locked."""
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT:
-        raise StaleSnapshot from error

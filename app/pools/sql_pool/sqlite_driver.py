@@ -91,15 +91,19 @@ class SQLiteDriver:
     def fetch(self, record: Record, statement: Statement, params: Sequence[Any]) -> list[Row]:
         """Execute one statement in autocommit mode and return its rows."""
         cursor = record.fetcher or self._cursor(record)
-        if statement.reads:
-            values = cursor.execute(statement.text, params).fetchall()
-        else:
-            raw: Connection = record.raw
-            raw.before(statement.effect)
-            try:
+        try:
+            if statement.reads:
                 values = cursor.execute(statement.text, params).fetchall()
-            finally:
-                raw.after()
+            else:
+                raw: Connection = record.raw
+                raw.before(statement.effect)
+                try:
+                    values = cursor.execute(statement.text, params).fetchall()
+                finally:
+                    raw.after()
+        except sqlite3.OperationalError as error:
+            record.raw.explain(error)
+            raise
         if not values:
             return values
         described, row = statement.shape
@@ -146,6 +150,9 @@ class SQLiteDriver:
             cursor.execute(statement.text, params)
             while values := cursor.fetchmany(batch):
                 yield list(map(row_class_of(cursor.description, cursor), values))
+        except sqlite3.OperationalError as error:
+            raw.explain(error)
+            raise
         finally:
             cursor.close()
             raw.after()

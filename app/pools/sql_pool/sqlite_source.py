@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,6 +55,7 @@ class Source:
         connection.writer = self.writer
         connection.busy_timeout = self.config.busy_timeout
         connection.wish = Wish()
+        connection.name_obstacle = partial(name_obstacle, self.config)
         try:
             if not self.config.in_memory:
                 register.opened(connection, self.config.database)

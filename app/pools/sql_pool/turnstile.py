@@ -33,17 +33,17 @@ class Turnstile:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._file = -1
-        if path is None:
-            return
         # A file of its own: closing a descriptor of the database itself would drop SQLite's own locks on it.
-        # Where it cannot be made, SQLite cannot write either, and says so better.
-        with suppress(OSError):
-            self._file = os.open(path + _SUFFIX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._path = None if path is None else path + _SUFFIX
+        self._file = -1
 
     def enter(self, deadline: float, wish: Wanted) -> bool:
-        """Wait for the right until ``deadline`` (monotonic seconds), while it is wished; return whether it was had."""
-        if self._file < 0:
+        """Wait for the right until ``deadline`` (monotonic seconds), while it is wished; return whether it was had.
+
+        Raises:
+            OSError: the file system has no locks.
+        """
+        if self._file < 0 and not self._opened():
             return True
         if not self._lock(_GATE, deadline, wish):
             return False
@@ -65,6 +65,17 @@ class Turnstile:
 
     __del__ = close  # of a pool that was dropped without a stop
 
+    def _opened(self) -> bool:
+        """Say whether there is a file to lock, and it could be opened.
+
+        If it could not, for want of a right or of a descriptor, SQLite can hardly write either, and whoever has it try
+        is told why. If it can, its own locks keep the others out; and the next one who comes here tries again.
+        """
+        if self._path is not None:
+            with suppress(OSError):
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return self._file >= 0
+
     def _lock(self, byte: int, deadline: float, wish: Wanted) -> bool:
         while True:
             try:
@@ -73,5 +84,8 @@ class Turnstile:
                 if time.monotonic() >= deadline or wish.taken_back:
                     return False
                 time.sleep(_PAUSE)
+            except OSError as error:
+                error.filename = self._path
+                raise
             else:
                 return True

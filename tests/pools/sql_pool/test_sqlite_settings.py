@@ -117,6 +117,23 @@ def test_a_right_that_is_missing_is_named(file: int | None, folder: int, missing
             path.parent.chmod(0o700)
 
 
+@pytest.mark.usefixtures("unprivileged")
+def test_a_write_for_which_a_right_is_missing_names_it(pool: SQLPool) -> None:
+    """A file in a folder where no journal can be made is read, and a write says what is missing."""
+    with TemporaryDirectory() as name:
+        path = Path(name) / "x.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE numbers (number)")
+        config = get_sqlite_config(path, journal_mode="DELETE")
+        path.parent.chmod(0o500)
+        try:
+            assert [] == pool.execute_query(config, "SELECT number FROM numbers")
+            with pytest.raises(sqlite3.OperationalError, match=f"may not make files in {name}; give it that right"):
+                pool.execute_query(config, "INSERT INTO numbers VALUES (1)")
+        finally:
+            path.parent.chmod(0o700)
+
+
 def test_the_pragmas_unless_said_otherwise(pool: SQLPool, tmp_path: Path) -> None:
     """A write-ahead log, NORMAL, foreign keys and five seconds for other writers."""
     config = get_sqlite_config(tmp_path / "x.db")
