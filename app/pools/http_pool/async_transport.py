@@ -131,6 +131,7 @@ class AsyncTransport:
                 capacity=route.max_connections,
                 idle_timeout=route.keepalive,
                 leak_threshold=leak_threshold or NEVER,
+                setting=route.setting,
             ),
             create=Slot,
             destroy=lambda slot: None,

@@ -72,9 +72,8 @@ class Origin:
         """Return the places that all configurations with this ``max_concurrency`` share, handed out in order."""
         with self._lock:
             if capacity not in self._gates:
-                self._gates[capacity] = Bucket(
-                    "http", self.label, Limits(capacity), create=object, destroy=lambda place: None
-                )
+                limits = Limits(capacity, setting="max_concurrency of its HTTPConfig")
+                self._gates[capacity] = Bucket("http", self.label, limits, create=object, destroy=lambda place: None)
             return self._gates[capacity]
 
     def pacer(self, config: HTTPConfig) -> Pacer | None:

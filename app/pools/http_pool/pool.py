@@ -309,6 +309,7 @@ class HTTPPool(ManagedPool):
             keepalive=config.keepalive,
             max_lifetime=self.settings.max_lifetime or NEVER,
             block_private=config.block_private,
+            setting="max_connections of its HTTPConfig" if config.max_connections else None,
         )
 
     # Life

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.pools.http_pool.tls import TLSKey
 from app.pools.http_pool.urls import Target
@@ -24,6 +24,9 @@ class Route:
     keepalive: float
     max_lifetime: float
     block_private: bool
+    setting: str | None = field(default=None, compare=False)
+    """Where ``max_connections`` is set, for errors: the pool's setting unless given. Of routes that are the same
+    otherwise, the first one's counts."""
 
     @property
     def label(self) -> str:

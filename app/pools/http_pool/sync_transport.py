@@ -48,6 +48,7 @@ class SyncTransport:
                 max_lifetime=route.max_lifetime,
                 leak_threshold=leak_threshold or NEVER,
                 fair_after=0.01,
+                setting=route.setting,
             ),
             create=lambda: make_connection(route),
             destroy=_close,

@@ -28,7 +28,7 @@ class Transport:
         self.origin = origin
         self.last_used = time.monotonic()
         # One cap for threads, tasks and leased sessions together.
-        budget = Budget(route.max_connections, f"threads, tasks and sessions at {route.label} together")
+        budget = Budget(route.max_connections, f"threads, tasks and sessions at {route.label} together", route.setting)
         self.sync = SyncTransport(route, leak_threshold, budget)
         self.tasks = AsyncTransport(route, origin, leak_threshold, budget)
         self.adapters: Bucket[SharedAdapter] = Bucket(
@@ -39,6 +39,7 @@ class Transport:
                 idle_timeout=route.keepalive,
                 max_lifetime=route.max_lifetime,
                 leak_threshold=leak_threshold or NEVER,
+                setting=route.setting,
             ),
             create=lambda: SharedAdapter(route, contexts, origin),
             destroy=SharedAdapter.shut,

@@ -43,6 +43,21 @@ async def test_one_cap_for_threads_tasks_and_sessions(pool: HTTPPool, server: Mi
     assert all(answer.ok for answer in await asyncio.gather(*both))
 
 
+@pytest.mark.parametrize(
+    ("own", "setting"), [(1, "max_connections of its HTTPConfig"), (None, "HTTP_POOL_MAX_CONNECTIONS")]
+)
+async def test_the_setting_that_gave_the_cap_is_named(own: int | None, setting: str, server: MisbehavingServer) -> None:
+    """Who waits in vain for a connection reads which setting to raise, the configuration's or the pool's."""
+    config = HTTPConfig(server.url, max_connections=own, max_retries=0)
+    async with HTTPPool(HTTPPoolSettings(max_connections=1)) as pool:
+        async with pool.stream(config, "GET", "/events?n=1&then=hang"):
+            with pytest.raises(PoolTimeout, match=f"or raise {setting}$") as caught:
+                pool.session(config, timeout=0.05).__enter__()
+            assert setting == caught.value.setting
+            with pytest.raises(PoolTimeout, match=f"or raise {setting}$"):
+                await asyncio.to_thread(pool.request, config, "GET", "/echo", timeout=0.5)
+
+
 async def test_a_connection_is_replaced_at_the_end_of_its_lifetime() -> None:
     """HTTP_POOL_MAX_LIFETIME ends connections however busy they are; 0 keeps them."""
     for lifetime, connections in ((0.05, 3), (0.0, 1)):

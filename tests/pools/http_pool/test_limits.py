@@ -78,6 +78,14 @@ async def test_the_queue_is_left_at_the_deadline(ask: Ask, config: HTTPConfig, s
     assert (await ask(config, "GET", "/echo")).ok
 
 
+async def test_who_finds_no_place_reads_of_max_concurrency(config: HTTPConfig, pool: HTTPPool) -> None:
+    """The error names the setting that gives the places, not that of the connections."""
+    config = replace(config, max_concurrency=1)
+    async with pool.stream(config, "GET", "/events?n=1&then=hang"):
+        with pytest.raises(PoolTimeout, match=r"or raise max_concurrency of its HTTPConfig$"):
+            await asyncio.to_thread(pool.request, config, "GET", "/echo", timeout=0.5)
+
+
 async def test_a_stream_holds_its_place(pool: HTTPPool, config: HTTPConfig) -> None:
     """A stream counts against max_concurrency until it is closed."""
     config = replace(config, max_concurrency=1)
