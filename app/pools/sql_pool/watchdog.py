@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from app.pools.core import forks
+from app.pools.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +120,18 @@ class Watch(_Deadline):
 class Cutoff(_Deadline):
     """A question to a peer that fails if it is not answered by a deadline.
 
+    It is asked also where no thread can watch over it: a connection that nobody asks, or gives back, helps nobody, and
+    the kernel gives a silent peer up as well, if later, see ``Probe.keep_alive``.
+
     Args:
         deadline: when the question must be answered, on the monotonic clock.
         cut: makes it fail at once. Must not block.
     """
+
+    def __enter__(self) -> Self:
+        with suppress(DatabaseUnavailable):
+            super().__enter__()
+        return self
 
     def _expire(self) -> None:
         with self._lock:
@@ -155,7 +164,7 @@ class _Watchdog:
         self._thread: threading.Thread | None = None
 
     def add(self, when: float, action: Callable[[], None], deadline: _Deadline | None = None) -> None:
-        """Have ``action`` called at ``when``. Raises ``RuntimeError`` if there can be no more threads.
+        """Have ``action`` called at ``when``. Raises ``DatabaseUnavailable`` if there can be no thread for it.
 
         Args:
             when: seconds on the monotonic clock.
@@ -175,7 +184,10 @@ class _Watchdog:
             forks.register(self)
             # Known before it starts: it may run although its start is interrupted.
             self._thread = threading.Thread(target=self._run, name="poolwire-sql-watchdog", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                raise DatabaseUnavailable(f"no thread can watch over deadlines: {error}") from error
 
     def _run(self) -> None:
         idle = False
@@ -231,5 +243,9 @@ _watchdog = _Watchdog()
 
 
 def remind(when: float, action: Callable[[], None]) -> None:
-    """Have ``action``, which must not block, called by the watchdog at ``when`` (monotonic seconds)."""
-    _watchdog.add(when, action)
+    """Have ``action``, which must not block, called by the watchdog at ``when`` (monotonic seconds).
+
+    At the limit of threads it may never be: nobody must depend on it.
+    """
+    with suppress(DatabaseUnavailable):
+        _watchdog.add(when, action)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable
 
+import psycopg
 import pytest
+from sqlalchemy import text
 
-from app.pools.errors import ConfigError
+from app.pools.errors import ConfigError, DatabaseUnavailable
 from app.pools.sql_pool import DatabaseConfig, SQLPool, watchdog
+from app.pools.sql_pool.embedded import EmbeddedPostgres
 from app.pools.sql_pool.watchdog import GRACE, Cutoff, Watch, remind
 from tests.support.threads import interrupt_start, refuse_threads
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
+
+END_THE_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+    "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +72,7 @@ def test_a_watchdog_that_could_not_start_is_started_by_the_next_call(monkeypatch
     """A call whose deadline nobody can watch fails at once, and those after it are watched again."""
     with monkeypatch.context() as patched:
         refuse_threads(patched, "poolwire-sql-watchdog")
-        with pytest.raises(RuntimeError, match="new thread"):
+        with pytest.raises(DatabaseUnavailable, match="no thread can watch over deadlines: can't start new thread"):
             is_cut()
 
     assert is_cut()
@@ -76,13 +85,68 @@ def test_a_call_that_nobody_can_watch_gives_its_connection_back(
     pool.execute_query(database, "SELECT 1")
     with monkeypatch.context() as patched:
         refuse_threads(patched, "poolwire-sql-watchdog")
-        with pytest.raises(RuntimeError, match="new thread") as caught:
+        with pytest.raises(DatabaseUnavailable, match="new thread") as caught:
             pool.execute_query(database, "SELECT 1", timeout=20)
 
     assert pool.get_stats()["metrics"]["active_connections"] == 0
     assert pool.execute_query(database, "SELECT 1", timeout=20) == [(1,)]
     assert pool.get_stats()["metrics"]["pool_misses"] == 1
     del caught
+
+
+def test_a_connection_is_asked_although_nobody_can_watch_over_it(
+    pool: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads a suspect connection that works is lent, and the one that does not is replaced."""
+    assert [(1,)] == pool.execute_query(postgres, "SELECT 1")
+    refuse_threads(monkeypatch, "poolwire-sql-watchdog")
+    for misses in (1, 2):
+        pool._sync(postgres).bucket.suspect_idle()
+        assert [(1,)] == pool.execute_query(postgres, "SELECT 1")
+        assert misses == pool.get_stats()["metrics"]["pool_misses"]
+        with psycopg.connect(postgres_server.url(), autocommit=True) as other:
+            other.execute(END_THE_OTHERS)
+
+
+def test_a_lease_ends_although_nobody_can_watch_over_its_end(
+    pool: SQLPool, database: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads what it left is rolled back, and its connection is the next borrower's."""
+    with pool.connection(database) as connection:
+        refuse_threads(monkeypatch, "poolwire-sql-watchdog")
+        connection.execute(text("CREATE TABLE numbers (number INTEGER)"))
+    with pool.session(database) as session:
+        session.execute(text("CREATE TABLE numbers (number INTEGER)"))
+
+    assert 0 == pool.get_stats()["metrics"]["active_connections"]
+    pool.execute_query(database, "CREATE TABLE numbers (number INTEGER)")
+    assert 1 == pool.get_stats()["metrics"]["pool_misses"]
+
+
+@pytest.mark.parametrize("leased", [False, True])
+async def test_a_cancellation_stays_one_although_nobody_can_repeat_it(
+    leased: bool, pool: SQLPool, sqlite: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads a cancelled task is cancelled, and its connection executes the next statement."""
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000000) SELECT max(i) FROM n"
+
+    async def execute(sql: str) -> object:
+        if not leased:
+            return await pool.execute_query_async(sqlite, sql)
+        async with pool.connection(sqlite) as connection:
+            return (await connection.execute(text(sql))).all()
+
+    assert [(1,)] == await execute("SELECT 1")
+    refuse_threads(monkeypatch, "poolwire-sql-watchdog")
+    task = asyncio.create_task(execute(slow))
+    await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"])
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert [(2,)] == await asyncio.wait_for(execute("SELECT 2"), 20)
+    await pool.stop_async()
 
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e10, 1e300])
