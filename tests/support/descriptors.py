@@ -1,4 +1,4 @@
-"""A process without file descriptors, for a moment."""
+"""The file descriptors of this process: what they are of, and what it is like to have none for a moment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import gc
 import os
 import resource
 from collections.abc import Callable, Iterator
+
+
+def open_files(name: str) -> int:
+    """Return how many descriptors this process has of files whose name ends so."""
+    found = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/self/fd/{descriptor}").endswith(name)
+    return found
 
 
 @contextlib.contextmanager

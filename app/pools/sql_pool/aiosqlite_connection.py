@@ -54,11 +54,25 @@ class Connection(aiosqlite.Connection):
         stopped: asyncio.Future[Any] | None = super().stop()
         return stopped
 
+    def end(self) -> None:
+        """Do what ``stop`` does, from any thread: it tells nobody, neither a loop that is closed nor one elsewhere."""
+        if self._running:
+            self._running = False
+            self._tx.put_nowait((None, self._close))
+
     def end_lease(self) -> None:
         """Close the results that were not read to their end, before whatever the thread does next."""
         connection = self._connection
         if isinstance(connection, sqlite.Connection) and connection.has_cursors:
             self._tx.put_nowait((None, connection.end_lease))
+
+    def _close(self) -> object:
+        """Close what is open, as the thread's last act."""
+        self._connection = None
+        if self._opened is not None:
+            with contextlib.suppress(sqlite3.Error):  # SQLite closes it in any case
+                self._opened.close()
+        return _STOP_RUNNING_SENTINEL
 
     def _close_unclaimed(self) -> None:
         """Close what was opened for a task that was cancelled meanwhile."""

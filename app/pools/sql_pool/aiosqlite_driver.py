@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -84,8 +82,7 @@ class AiosqliteDriver:
         """Close a connection from any thread, also when its event loop is closed."""
         if record.dbapi_connection is not None:
             record.dbapi_connection = None
-            # From a thread without an event loop: in one with a loop, stop() would report to it, closed or not.
-            threading.Thread(target=record.raw.stop, name="poolwire-sql-close", daemon=True).start()
+            record.raw.end()
 
     def permanent(self, error: Exception) -> bool:
         """Say yes: a file that cannot be opened stays so, unless somebody else has it at the moment."""

@@ -5,7 +5,6 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.pools.sql_pool import DatabaseConfig, SQLPool, get_sqlite_config
-from tests.support.descriptors import shortage
+from tests.support.descriptors import open_files, shortage
 
 INSERT = "INSERT INTO numbers VALUES (1)"
 
@@ -46,15 +45,6 @@ def made(pool: SQLPool, path: Path, journal_mode: str) -> DatabaseConfig:
     return config
 
 
-def is_open(path: str) -> bool:
-    """Say whether this process has a file open."""
-    for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):
-            if os.readlink(f"/proc/self/fd/{descriptor}") == path:
-                return True
-    return False
-
-
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_that_finds_no_descriptor_says_so(pool: SQLPool, tmp_path: Path, write: str) -> None:
     """A connection that cannot open its journal tells what is missing, and how to have more; it is lent again."""
@@ -75,10 +65,10 @@ def test_a_write_that_needs_no_descriptor_works_without_one(pool: SQLPool, tmp_p
     config = made(pool, tmp_path / "x.db", "WAL")
     with shortage():
         WRITES[write](pool, config)
-    assert not is_open(f"{config.database}-writer")
+    assert not open_files(f"{config.database}-writer")
 
     WRITES[write](pool, config)
-    assert is_open(f"{config.database}-writer")
+    assert open_files(f"{config.database}-writer")
 
 
 @pytest.mark.parametrize("write", WRITES)

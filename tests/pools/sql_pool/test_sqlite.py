@@ -1,13 +1,11 @@
 """What the SQL pool promises for SQLite only, in files and in memory."""
 
 import gc
-import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from app.pools.errors import LeaseLeaked, PoolClosed
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from app.pools.sql_pool.writers import Wish, writer_lock
+from tests.support.descriptors import open_files
 
 
 @pytest.fixture
@@ -139,15 +138,6 @@ def test_a_memory_database_is_one_for_the_pool_and_ends_with_it() -> None:
             assert list(threads.map(lambda _: count(first, config), range(2))) == [0, 0]
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             count(second, config)
-
-
-def open_files(name: str) -> int:
-    """Return how many descriptors this process has of files whose name ends so."""
-    found = 0
-    for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):
-            found += os.readlink(f"/proc/self/fd/{descriptor}").endswith(name)
-    return found
 
 
 def test_a_stopped_pool_does_not_keep_the_writer_locks_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -15,8 +16,9 @@ from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.threads import Call
+from tests.support.descriptors import open_files
 from tests.support.threads import interrupt_start, refuse_threads
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
 MEMORY = get_sqlite_config(":memory:")
 
@@ -97,6 +99,27 @@ def test_who_discards_a_connection_is_not_told_that_the_next_one_cannot_be_made(
             assert time.monotonic() - began < 4  # the timeout is 5
 
         assert 1 == pool.execute_query(MEMORY, "SELECT 1 AS one")[0].one
+
+
+def names_of_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "PRAGMA cache_size = 5"], ids=["idle", "with residue"])
+async def test_a_connection_of_a_tasks_lease_needs_no_thread_to_be_closed(tmp_path: Path, sql: str) -> None:
+    """At the limit of threads its own one closes it and ends, for the housekeeper and at the end of a lease."""
+    config = get_sqlite_config(tmp_path / "x.db")
+    with SQLPool(SQLPoolSettings(max_connections=1, min_connections=0, max_idle_time=0.01)) as pool:
+        with no_threads("poolwire-sql-close"):
+            async with pool.connection(config) as lease:
+                await lease.execute(text(sql))
+                assert "poolwire-aiosqlite" in names_of_threads()
+            await eventually_async(lambda: pool.sweep() or "poolwire-aiosqlite" not in names_of_threads())
+        await eventually_async(lambda: not open_files("x.db"))
+
+        async with pool.connection(config) as lease:
+            assert 1 == (await lease.execute(text("SELECT 1"))).scalar()
+        await pool.stop_async()
 
 
 @pytest.mark.parametrize("begun", [False, True])
