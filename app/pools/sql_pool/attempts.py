@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 
 from app.pools.errors import ConfigError, ConnectionRefused, DatabaseUnavailable, DatabaseUnreachable, PoolTimeout
-from app.pools.sql_pool.failures import advice, forget_frames, is_sqlite, lacks_descriptors, reason
+from app.pools.sql_pool.failures import advice, forget_frames, is_sqlite, lacks_descriptors, lacks_threads, reason
 from app.pools.sql_pool.record import Record
 
 _FIRST_PAUSE = 0.05
@@ -84,7 +84,7 @@ class Attempts:
         self.made += 1
         self.failed += 1
         forget_frames(error)
-        if self._permanent(error) and not lacks_descriptors(error):
+        if self._permanent(error) and not (lacks_descriptors(error) or lacks_threads(error)):
             self.failure = None
             return ConnectionRefused(f"{self._label} {_verdict(error)}: {reason(error)}")
         self.failure = error

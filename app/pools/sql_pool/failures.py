@@ -35,6 +35,11 @@ def lacks_descriptors(error: BaseException) -> bool:
     )
 
 
+def lacks_threads(error: BaseException) -> bool:
+    """Say whether a failure comes of a shortage of threads, which passes: aiosqlite and name resolution need one."""
+    return any(isinstance(each, RuntimeError) and "new thread" in str(each) for each in _with_origins(error))
+
+
 def is_sqlite(error: BaseException) -> bool:
     """Say whether a failure is SQLite's, which has a file and no server."""
     return any(isinstance(each, sqlite3.Error) for each in _with_origins(error))
@@ -44,6 +49,8 @@ def advice(error: BaseException) -> str:
     """Return what to do about a failure to connect that passes."""
     if lacks_descriptors(error):
         return MORE_DESCRIPTORS
+    if lacks_threads(error):
+        return "Raise the limit of threads (ulimit -u, TasksMax=), or have the process start fewer"
     if is_sqlite(error):
         return "Find out who keeps the file locked, another program or a long transaction, or give it more time"
     if any(_SERVER_IS_FULL.search(str(each)) for each in _with_origins(error)):

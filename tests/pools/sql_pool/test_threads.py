@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.pools.errors import DatabaseUnavailable
+from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
 from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.threads import Call
@@ -99,6 +99,30 @@ def test_who_discards_a_connection_is_not_told_that_the_next_one_cannot_be_made(
             assert time.monotonic() - began < 4  # the timeout is 5
 
         assert 1 == pool.execute_query(MEMORY, "SELECT 1 AS one")[0].one
+
+
+async def test_a_shortage_of_threads_is_waited_out(tmp_path: Path) -> None:
+    """A task's lease whose connection needs a thread is served once it can have one, and else told what is missing."""
+    config = get_sqlite_config(tmp_path / "x.db")
+
+    async def lease() -> object:
+        async with pool.connection(config) as connection:
+            return (await connection.execute(text("SELECT 1"))).scalar()
+
+    def failures() -> int:
+        return sum(figures["connect_failures"] for figures in pool.get_stats()["pools"].values())
+
+    with SQLPool(SQLPoolSettings(max_connections=1, min_connections=0, checkout_timeout=20)) as pool:
+        with no_threads("poolwire-aiosqlite"):
+            waiting = asyncio.create_task(lease())
+            await eventually_async(failures)
+        assert 1 == await waiting
+        await pool.stop_async()
+    with SQLPool(SQLPoolSettings(max_connections=1, min_connections=0, checkout_timeout=0.3)) as pool:
+        missing = r"can't start new thread .*Raise the limit of threads \(ulimit -u"
+        with no_threads("poolwire-aiosqlite"), pytest.raises(DatabaseUnreachable, match=missing):
+            await lease()
+        await pool.stop_async()
 
 
 def names_of_threads() -> list[str]:
