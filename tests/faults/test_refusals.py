@@ -2,12 +2,15 @@
 
 import asyncio
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.pools.errors import ConnectionRefused, DatabaseUnreachable
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_postgresql_config
 from tests.support.tcp_server import TCPServer
+from tests.support.threads import refuse_threads
+from tests.support.waiting import eventually
 
 SSL_REQUEST = 80877103
 WRONG_PASSWORD = ("28P01", "Passwort-Authentifizierung für Benutzer »ada« fehlgeschlagen")
@@ -56,6 +59,18 @@ async def test_a_wrong_password_is_refused_at_once_in_german() -> None:
         with pytest.raises(ConnectionRefused, match="fehlgeschlagen"):
             await pool.execute_query_async(server.config, "SELECT 1")
         assert server.logins <= 3
+
+
+def test_a_wrong_password_in_german_waits_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of threads who cannot find out whether a refusal will pass tries again, until it can."""
+    with GermanServer(*WRONG_PASSWORD) as server, SQLPool(SQLPoolSettings(checkout_timeout=20)) as pool:
+        with monkeypatch.context() as patched, ThreadPoolExecutor(1, "caller") as threads:
+            refuse_threads(patched, "ThreadPoolExecutor")
+            refused = threads.submit(pool.execute_query, server.config, "SELECT 1")
+            eventually(lambda: server.logins > 1 or refused.done())
+            patched.undo()
+            with pytest.raises(ConnectionRefused, match="fehlgeschlagen"):
+                refused.result(20)
 
 
 def test_a_server_that_starts_up_in_german_is_waited_for() -> None:

@@ -258,4 +258,8 @@ def refused_for_good(config: DatabaseConfig) -> bool:
         return False
 
     with ThreadPoolExecutor(1) as elsewhere:  # the caller's thread may run an event loop
-        return elsewhere.submit(asyncio.run, ask()).result()
+        try:
+            asked = elsewhere.submit(lambda: asyncio.run(ask()))
+        except RuntimeError:  # there can be no more threads; the next attempt may ask
+            return False
+        return asked.result()
