@@ -75,7 +75,8 @@ class SocketConfig:
             by default, TCP's keepalive finds machines that are gone.
         linger: seconds for which a closed socket still tries to deliver; 0 for REQ, whose requests nobody
             waits for any more, and 2 for the others.
-        max_connections: sockets of this configuration, at most; by default ``ZMQ_POOL_MAX_CONNECTIONS``.
+        max_connections: sockets of this configuration, at most; by default ``ZMQ_POOL_MAX_CONNECTIONS``. Whatever
+            binds has one socket, and so do PUB and PUSH, through which all send.
         backlog: messages that PUB and PUSH keep while they cannot be sent, before publishing waits; for REQ, requests
             of ``request_async`` that wait to be sent, before the next one is ``NotSent``.
         subscriber_wait: seconds for which a new PUB keeps its messages until the first subscriber is there.
@@ -125,6 +126,7 @@ class SocketConfig:
             self._settle("linger", 0.0 if kind is SocketType.REQ else 2.0)
         if isinstance(self.curve, Mapping):
             self._settle("curve", curve_from(self.curve, bind=self.bind))
+        self._check_count(kind)
         self._check_name(kind)
         self._check_linger(kind)
         self._check_secrecy(where)
@@ -222,6 +224,15 @@ class SocketConfig:
             raise ConfigError(f"the linger of {self.label} is unbounded: stopping the pool could wait for ever")
         if kind in SENDING and not linger:
             raise ConfigError(f"a linger of 0 makes {self.label} drop what it has just accepted; use a time above 0")
+
+    def _check_count(self, kind: SocketType) -> None:
+        """Refuse several sockets where there is one, whoever uses it."""
+        if self.max_connections in (None, 1) or not (self.bind or kind in SENDING):
+            return
+        reason = "a bound endpoint has one socket" if self.bind else "all threads and tasks send through one socket"
+        raise ConfigError(
+            f"max_connections={self.max_connections} of {self.label} would have no effect: {reason}; leave it out"
+        )
 
     def _check_name(self, kind: SocketType) -> None:
         """Refuse a name for several sockets: a ROUTER answers only one connection of a name, and drops the others."""

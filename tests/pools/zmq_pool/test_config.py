@@ -88,6 +88,22 @@ def test_wrong_values_are_errors_that_name_them(wrong, complaint):
         SocketConfig(**values)
 
 
+@pytest.mark.parametrize(
+    ("kind", "bind", "reason"),
+    [
+        (SocketType.PUB, False, "all threads and tasks send through one socket"),
+        (SocketType.PUSH, False, "all threads and tasks send through one socket"),
+        (SocketType.PUSH, True, "a bound endpoint has one socket"),
+        (SocketType.REP, True, "a bound endpoint has one socket"),
+    ],
+)
+def test_a_count_that_would_have_no_effect_is_refused(kind, bind, reason):
+    """Where there is one socket whatever the count, several are an error that says why; one is no news."""
+    with pytest.raises(ConfigError, match=f"max_connections=5 of {kind.name} .* no effect: {reason}; leave it out"):
+        SocketConfig(kind, "tcp://127.0.0.1:5555", bind=bind, max_connections=5)
+    SocketConfig(kind, "tcp://127.0.0.1:5555", bind=bind, max_connections=1)
+
+
 @pytest.mark.parametrize("kind", [SocketType.REQ, SocketType.DEALER, SocketType.ROUTER])
 @pytest.mark.parametrize("name", ["ROUTING_ID", "routing_id", zmq.IDENTITY])
 def test_a_name_is_one_sockets(kind, name):
