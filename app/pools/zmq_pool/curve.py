@@ -126,6 +126,7 @@ class CurveClient:
 
     def __post_init__(self) -> None:
         check_key("server key", self.server_key)
+        _check_keys(self.keys)
 
     def options(self) -> dict[str, OptionValue]:
         """Return libzmq's options. They hold a secret."""
@@ -150,8 +151,9 @@ class CurveServer:
     allowed: Path | str | None = None
 
     def __post_init__(self) -> None:
+        _check_keys(self.keys)
         if self.allowed is not None:
-            object.__setattr__(self, "allowed", Path(self.allowed))
+            object.__setattr__(self, "allowed", _path_of(self.allowed))
 
     @property
     def domain(self) -> str:
@@ -205,6 +207,20 @@ def check_key(what: str, key: str) -> None:
         raise ConfigError(
             f"the {what} must be 40 characters of Z85; this one has {len(key)}. `poolwire keys new NAME` makes keys"
         )
+
+
+def _check_keys(keys: object) -> None:
+    if not isinstance(keys, KeyPair):  # not shown: it may be the secret one
+        raise ConfigError(f"keys must be a KeyPair, not {type(keys).__name__}; KeyPair.load(file) reads one")
+
+
+def _path_of(allowed: object) -> Path:
+    if isinstance(allowed, str | os.PathLike):
+        return Path(allowed)
+    raise ConfigError(  # without what it is: keys themselves may have been given, and the wrong ones
+        f"allowed must be a path, not {type(allowed).__name__}: that of a folder with the clients' .key files, or of a "
+        f"file with one public key a line"
+    )
 
 
 def _read(path: Path) -> tuple[str, str | None]:

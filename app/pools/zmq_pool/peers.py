@@ -9,6 +9,7 @@ import orjson
 from app.pools.errors import RequestFailed, UnexpectedReply
 from app.pools.zmq_pool.config import SocketConfig, SocketType
 from app.pools.zmq_pool.pool import ZMQPool
+from app.pools.zmq_pool.requesting import require_config
 
 ERROR_KEY = "poolwire.error"
 """The key of a reply that reports an error: ``{"poolwire.error": {"type": ..., "message": ...}}``."""
@@ -23,6 +24,7 @@ class Peer:
     """
 
     def __init__(self, pool: ZMQPool, config: SocketConfig) -> None:
+        require_config(config)
         self.pool = pool
         self.config = config
 
@@ -73,6 +75,7 @@ class Publisher:
     """
 
     def __init__(self, pool: ZMQPool, config: SocketConfig) -> None:
+        require_config(config)
         if config.socket_type not in (SocketType.PUB, SocketType.PUSH):
             raise TypeError(f"a publisher needs a PUB or PUSH configuration, not {config.label}")
         self.pool = pool

@@ -179,7 +179,9 @@ def expect(config: SocketConfig, kind: SocketType) -> None:
 def require_config(config: object) -> None:
     """Raise ``TypeError`` for what is no configuration."""
     if not isinstance(config, SocketConfig):
-        raise TypeError(f"a SocketConfig is needed, not {type(config).__name__}: {config!r}")
+        raise TypeError(
+            f"a SocketConfig is needed, not {type(config).__name__}: {config!r}; SocketConfig(type, endpoint) makes one"
+        )
 
 
 def _left(deadline: float) -> float:

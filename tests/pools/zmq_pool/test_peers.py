@@ -54,5 +54,8 @@ def test_handles_show_where_they_lead_and_refuse_the_wrong_type(peer):
     assert peer.config.endpoint in repr(peer)
     with pytest.raises(TypeError, match="PUB or PUSH"):
         Publisher(peer.pool, peer.config)
+    for handle in (Peer, Publisher):
+        with pytest.raises(TypeError, match=r"not str: 'tcp://127.0.0.1:1'; SocketConfig\(type, endpoint\) makes one"):
+            handle(peer.pool, "tcp://127.0.0.1:1")
     with pytest.raises(TypeError, match="REQ configuration is needed"):
         peer.pool.request(SocketConfig(SocketType.PUB, "tcp://127.0.0.1:1"), b"")

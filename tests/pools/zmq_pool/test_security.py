@@ -167,11 +167,21 @@ def test_no_error_about_keys_shows_a_secret_one(tmp_path):
         (lambda: KeyPair(CLIENT.public, secret), "must be a SecretStr"),
         (lambda: CurveClient(f"{secret}\n"), "server key must be 40 characters of Z85; this one has 41"),
         (lambda: CurveClient(secret.encode()), "must be a str, not bytes"),
+        (lambda: CurveClient(SERVER.public, secret), r"must be a KeyPair, not str; KeyPair\.load\(file\) reads one"),
+        (lambda: CurveServer(secret), r"must be a KeyPair, not str; KeyPair\.load\(file\) reads one"),
+        (lambda: CurveServer(SERVER, allowed=[secret]), "must be a path, not list: that of a folder with the clients'"),
         (lambda: AllowList(secret_file), f"line 4 of {secret_file}"),
     ):
         with pytest.raises(ConfigError, match=complaint) as caught:
             wrong()
         assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [5, True, b"clients", ["clients"]])
+def test_an_allow_list_is_a_path(wrong):
+    """Whatever else is given is refused by a configuration's error, with what is allowed."""
+    with pytest.raises(ConfigError, match=f"allowed must be a path, not {type(wrong).__name__}: that of a folder"):
+        CurveServer(SERVER, allowed=wrong)
 
 
 def test_an_allow_list_may_be_one_file(served, free_endpoint, tmp_path):
