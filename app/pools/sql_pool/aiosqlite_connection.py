@@ -63,7 +63,7 @@ class Connection(aiosqlite.Connection):
     def end_lease(self) -> None:
         """Close the results that were not read to their end, before whatever the thread does next."""
         connection = self._connection
-        if isinstance(connection, sqlite.Connection) and connection.has_cursors:
+        if isinstance(connection, sqlite.Connection) and connection.has_handles:
             self._tx.put_nowait((None, connection.end_lease))
 
     def _close(self) -> object:

@@ -12,6 +12,7 @@ from weakref import ref
 from app.pools.core.bucket import Entry
 from app.pools.core.holders import CallSite
 from app.pools.errors import PoolTimeout
+from app.pools.sql_pool.handles import Handles
 from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
 from app.pools.sql_pool.sqlite_forks import register
 from app.pools.sql_pool.statements import Effect, effect_of
@@ -114,8 +115,7 @@ class Connection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # By the address, which a new cursor has from one that is gone: there are as many as were there at a time.
-        self._cursors: dict[int, ref[sqlite3.Cursor]] = {}
+        self._handles = Handles()
 
     @property  # type: ignore[override]
     def isolation_level(self) -> str | None:
@@ -133,7 +133,7 @@ class Connection(sqlite3.Connection):
         """
         cursor = super().cursor(factory or Cursor)
         if factory is not sqlite3.Cursor:
-            self._cursors[id(cursor)] = ref(cursor)
+            self._handles[id(cursor)] = ref(cursor)
         return cursor
 
     # sqlite3's own shortcuts make a cursor without asking `cursor`, and so would pass the locking by.
@@ -150,6 +150,19 @@ class Connection(sqlite3.Connection):
         """Commit, and execute a script of statements with a cursor of its own."""
         return self.cursor().executescript(script)
 
+    def blobopen(
+        self, table: str, column: str, row: int, /, *, readonly: bool = False, name: str = "main"
+    ) -> sqlite3.Blob:
+        """Open a blob, as whoever reads or writes, depending on which it is for. It is closed with the lease."""
+        if readonly:
+            self.before(Effect.READ)
+        else:  # by a statement that changes nothing: SQLite does not say of a blob why it cannot be written
+            target = _quoted(column)
+            self.execute(f"UPDATE {_quoted(name)}.{_quoted(table)} SET {target} = {target} WHERE 0")
+        blob = super().blobopen(table, column, row, readonly=readonly, name=name)
+        self._handles[id(blob)] = ref(blob)
+        return blob
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> Literal[False]:
@@ -163,6 +176,10 @@ class Connection(sqlite3.Connection):
         """Commit, and let the next one write."""
         try:
             super().commit()
+        except sqlite3.OperationalError:
+            if not self._handles.close_blobs():
+                raise
+            super().commit()  # which SQLite refused as long as one was open that may be written
         finally:
             self.after()
 
@@ -186,23 +203,17 @@ class Connection(sqlite3.Connection):
             self._unlock()
 
     @property
-    def has_cursors(self) -> bool:
-        """Whether somebody has a cursor of a lease, on whose result SQLite may still be at work."""
-        return any(cursor() is not None for cursor in self._cursors.values())
+    def has_handles(self) -> bool:
+        """Whether somebody has a cursor or blob of a lease, on which SQLite may still be at work."""
+        return self._handles.any_left
 
     def end_lease(self) -> None:
-        """Close the cursors of a lease: a result that is not read to its end keeps the state that it was found in.
+        """Close the cursors and blobs of a lease: a result that is not read to its end keeps the state it was found in.
 
-        The next borrower would read that state, too, and could not write.
+        The next borrower would read that state, too, and could not write; with a blob, who had the lease could.
         """
-        cursors, self._cursors = self._cursors, {}
-        for each in cursors.values():
-            cursor = each()
-            if cursor is not None:
-                try:
-                    cursor.close()
-                except sqlite3.Error:  # another thread uses it, or the connection is closed
-                    self.residue |= LASTING
+        if not self._handles.close():
+            self.residue |= LASTING
 
     def note(self, sql: str) -> None:
         """Take note of a statement that is about to be executed."""
@@ -325,6 +336,10 @@ class Connection(sqlite3.Connection):
         turn, self._turn = self._turn, None
         if turn is not None:
             self.writer.release(turn)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def is_busy(error: BaseException) -> bool:

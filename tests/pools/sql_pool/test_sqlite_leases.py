@@ -110,7 +110,7 @@ def test_a_lease_of_many_statements_keeps_no_cursor_in_mind(single: SQLPool, num
         for _ in range(2000):
             connection.execute(COUNT).scalar()
         raw: Any = connection.connection.driver_connection
-        assert len(raw._cursors) < 200
+        assert len(raw._handles) < 200
 
 
 FAILING = ["INSERT INTO t VALUES (2000)", "INSERT INTO missing VALUES (:value)", "INSURT INTO t VALUES (1)"]
