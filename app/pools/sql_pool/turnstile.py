@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from contextlib import suppress
 from typing import Protocol
@@ -34,6 +35,7 @@ class Turnstile:
 
     def __init__(self, path: str | None) -> None:
         # A file of its own: closing a descriptor of the database itself would drop SQLite's own locks on it.
+        self._database = path
         self._path = None if path is None else path + _SUFFIX
         self._file = -1
 
@@ -71,9 +73,9 @@ class Turnstile:
         If it could not, for want of a right or of a descriptor, SQLite can hardly write either, and whoever has it try
         is told why. If it can, its own locks keep the others out; and the next one who comes here tries again.
         """
-        if self._path is not None:
+        if self._database is not None and self._path is not None:
             with suppress(OSError):
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._file = _open_as(os.stat(self._database), self._path)
         return self._file >= 0
 
     def _lock(self, byte: int, deadline: float, wish: Wanted) -> bool:
@@ -89,3 +91,26 @@ class Turnstile:
                 raise
             else:
                 return True
+
+
+def _open_as(model: os.stat_result, path: str) -> int:
+    """Open a file, made if there is none, that whoever may write to the model may open: as SQLite does with its log.
+
+    It has the model's mode and, if this is root's process, its owner.
+
+    Returns:
+        the descriptor.
+    """
+    mode = model.st_mode & 0o777
+    # Not what a link leads to: its mode and owner would be changed.
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    made = os.fstat(file)
+    if made.st_size or made.st_nlink != 1:
+        return file  # not a file of ours
+    if os.geteuid() == 0 and (made.st_uid, made.st_gid) != (model.st_uid, model.st_gid):
+        with suppress(OSError):  # a container may keep root from it
+            os.fchown(file, model.st_uid, model.st_gid)
+    if stat.S_IMODE(made.st_mode) != mode:  # the umask took some of it
+        with suppress(OSError):  # another user's, or a file system without modes
+            os.fchmod(file, mode)
+    return file

@@ -154,6 +154,7 @@ def test_a_stopped_pool_does_not_keep_the_writer_locks_file(tmp_path: Path) -> N
 
 def test_a_writer_lock_that_nobody_has_keeps_no_file(tmp_path: Path) -> None:
     """The file is closed with the lock itself, too, as when a pool is dropped without a stop."""
+    (tmp_path / "dropped.db").touch()
     lock = writer_lock("a database", str(tmp_path / "dropped.db"))
     lock.release(lock.acquire(Wish(), timeout=10))
     assert open_files("dropped.db-writer") == 1
