@@ -7,6 +7,8 @@ from typing import Any
 
 MORE_DESCRIPTORS = "Raise the limit (ulimit -n, LimitNOFILE=), or have the process open less at a time"
 """What to do when a process has no file descriptor left."""
+MORE_THREADS = "Raise the limit of threads (ulimit -u, TasksMax=), or have the process start fewer"
+"""What to do when a process can start no thread."""
 
 
 class PoolError(Exception):

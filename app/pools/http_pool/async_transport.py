@@ -27,7 +27,7 @@ from app.pools.http_pool.bodies import asynchronous
 from app.pools.http_pool.calls import Call, Failure, Reply
 from app.pools.http_pool.config import DEFAULT_HEADERS
 from app.pools.http_pool.decoding import Decoder, Undecodable
-from app.pools.http_pool.failures import describe, failed
+from app.pools.http_pool.failures import NoThread, describe, failed
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.route import Route
 
@@ -66,8 +66,14 @@ class _Connector(aiohttp.TCPConnector):
         self._opened = opened
         self._max_lifetime = max_lifetime
 
-    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
-        protocol = await super()._create_connection(*args, **kwargs)
+    async def _create_connection(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> ResponseHandler:
+        try:
+            protocol = await super()._create_connection(req, *args, **kwargs)
+        except RuntimeError as error:
+            if "new thread" not in str(error):
+                raise
+            # Name resolution takes one; as aiohttp reports what the operating system refuses.
+            raise aiohttp.ClientConnectorError(req.connection_key, NoThread(error)) from error
         self._origin.connected()
         self._opened[protocol] = time.monotonic() + self._max_lifetime * random.uniform(0.9, 1.0)
         return protocol

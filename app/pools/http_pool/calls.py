@@ -68,6 +68,8 @@ class Failure:
     """Whether the server may have seen the request."""
     permanent: bool = False
     """Whether another attempt would end alike."""
+    ours: bool = False
+    """Whether it says nothing of the origin, but of this process."""
     late: bool = False
     """Whether it was our deadline that ended it."""
     cause: BaseException | None = None
@@ -228,7 +230,7 @@ class Call:
     def healthy(self, outcome: Answer | Failure) -> bool | None:
         """Say whether an outcome speaks for the origin, against it, or neither."""
         if isinstance(outcome, Failure):
-            return None if outcome.permanent else False
+            return None if outcome.permanent or outcome.ours else False
         return outcome.status not in _BROKEN
 
     def trouble(self, outcome: Answer | Failure) -> str:

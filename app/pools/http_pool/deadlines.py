@@ -17,6 +17,7 @@ import threading
 import time
 
 from app.pools.core import forks
+from app.pools.http_pool.failures import NoThread
 
 _NEVER = float("inf")
 
@@ -54,20 +55,26 @@ class Watchdog:
         self._wakes_at = _NEVER
         self._thread: threading.Thread | None = None
 
-    def watch(self, deadline: float) -> Guard:
-        """Start to watch a request; its thread must ``release`` the guard."""
-        guard = Guard(deadline)
+    def watch(self, guard: Guard) -> None:
+        """Start to watch a request; its thread must ``release`` the guard, also after an error.
+
+        Raises:
+            NoThread: nobody can watch.
+        """
         self._watched[guard] = None
-        if deadline < self._wakes_at:
-            self._wake_by(deadline)
-        return guard
+        if guard.deadline < self._wakes_at:
+            self._wake_by(guard.deadline)
 
     def release(self, guard: Guard) -> bool:
         """Stop watching. ``False`` if the deadline came first: what was read since is worth nothing."""
         return self._watched.pop(guard, guard) is None
 
     def extend(self, guard: Guard, deadline: float) -> bool:
-        """Give a watched request another deadline. ``False`` if the old one came first."""
+        """Give a watched request another deadline. ``False`` if the old one came first.
+
+        Raises:
+            NoThread: nobody can watch.
+        """
         guard.deadline = deadline
         if deadline < self._wakes_at:
             self._wake_by(deadline)
@@ -78,7 +85,10 @@ class Watchdog:
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="poolwire-http-deadlines", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise NoThread(error) from error
                 self._thread = thread  # not before: whoever comes after a failure tries again
             self._wakes_at = min(self._wakes_at, deadline)
             self._wake.set()

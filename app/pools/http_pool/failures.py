@@ -6,11 +6,18 @@ import ssl
 
 import aiohttp
 
-from app.pools.errors import BlockedAddress, HTTPUnavailable, UntrustedServer
+from app.pools.errors import MORE_THREADS, BlockedAddress, HTTPUnavailable, UntrustedServer
 from app.pools.http_pool.addresses import NotPublic
 from app.pools.http_pool.bodies import own_error
 from app.pools.http_pool.calls import Call, Failure
 from app.pools.http_pool.decoding import Undecodable
+
+
+class NoThread(OSError):
+    """A thread that an attempt needs cannot be started, which passes. No request was sent."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        super().__init__(f"{error}. {MORE_THREADS}")
 
 
 def failed(error: Exception, call: Call, *, sent: bool) -> Failure:
@@ -42,6 +49,7 @@ def describe(error: Exception, *, sent: bool) -> Failure:
     return Failure(
         reason=str(error) if undecodable else f"{name}: {inner}" if plain and str(inner) else name,
         sent=sent,
+        ours=isinstance(inner, NoThread),
         permanent=blocked or untrusted or undecodable or isinstance(inner, aiohttp.InvalidURL),
         cause=inner.with_traceback(None) if plain else None,
         kind=BlockedAddress if blocked else UntrustedServer if untrusted else HTTPUnavailable,

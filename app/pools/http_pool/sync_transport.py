@@ -72,10 +72,11 @@ class SyncTransport:
             PoolTimeout: every connection was in use until the deadline.
         """
         entry = self.bucket.checkout(call.remaining())
-        guard = watchdog.watch(call.deadline)
+        guard = Guard(call.deadline)
         sent = False
         opened: SyncBody | None = None
         try:
+            watchdog.watch(guard)
             connection = entry.resource
             if connection.sock is None:
                 # Not `remaining()`, whose DeadlineExceeded is an OSError: the watchdog says when it is too late.
@@ -198,8 +199,8 @@ class SyncBody:
         """
         if self._entry is None:
             return b""
-        watchdog.extend(self._guard, min(time.monotonic() + idle, deadline))
         try:
+            watchdog.extend(self._guard, min(time.monotonic() + idle, deadline))
             chunk = self._decoded(self.answer.read1)
         except _FAILURES as error:
             failure = describe(error, sent=True)

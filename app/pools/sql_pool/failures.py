@@ -9,7 +9,7 @@ import sqlite3
 import traceback
 from collections.abc import Iterator
 
-from app.pools.errors import MORE_DESCRIPTORS, DatabaseUnreachable
+from app.pools.errors import MORE_DESCRIPTORS, MORE_THREADS, DatabaseUnreachable
 
 # asyncpg's words for a server that has ended the connection between two calls.
 _ENDED_BETWEEN_CALLS = re.compile(r"cannot switch to state \d+; another operation \(\d+\) is in progress")
@@ -50,7 +50,7 @@ def advice(error: BaseException) -> str:
     if lacks_descriptors(error):
         return MORE_DESCRIPTORS
     if lacks_threads(error):
-        return "Raise the limit of threads (ulimit -u, TasksMax=), or have the process start fewer"
+        return MORE_THREADS
     if is_sqlite(error):
         return "Find out who keeps the file locked, another program or a long transaction, or give it more time"
     if any(_SERVER_IS_FULL.search(str(each)) for each in _with_origins(error)):

@@ -11,9 +11,11 @@ import pytest
 
 from app.pools.errors import DeadlineExceeded, HTTPUnavailable
 from app.pools.http_pool import HTTPConfig, HTTPPool
-from app.pools.http_pool.deadlines import Watchdog
+from app.pools.http_pool.deadlines import Guard, Watchdog
+from app.pools.http_pool.failures import NoThread
 from tests.pools.http_pool.conftest import Ask
 from tests.support.misbehaving import TLS, MisbehavingServer, misbehaving_server
+from tests.support.threads import refuse_threads
 from tests.support.waiting import eventually
 
 SLOW_WAYS = ["/hang", "/trickle?what=headers", "/trickle?what=body"]
@@ -128,7 +130,8 @@ def test_a_guard_has_one_owner() -> None:
     for _ in range(200):
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            guard = watchdog.watch(time.monotonic() + 0.001)
+            guard = Guard(time.monotonic() + 0.001)
+            watchdog.watch(guard)
             guard.sock = ours
             time.sleep(0.0009)
             in_time = watchdog.release(guard)
@@ -143,18 +146,15 @@ def test_a_guard_has_one_owner() -> None:
 
 def test_a_watchdog_that_could_not_start_starts_for_the_next_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure to start its thread, as at the system's limit, a later deadline is watched all the same."""
-
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     watchdog = Watchdog()
     with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="can't start"):
-            watchdog.watch(time.monotonic())
+        refuse_threads(patched, "poolwire-http-deadlines")
+        with pytest.raises(NoThread, match="can't start"):
+            watchdog.watch(Guard(time.monotonic()))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        guard = watchdog.watch(time.monotonic() + 0.05)
+        guard = Guard(time.monotonic() + 0.05)
+        watchdog.watch(guard)
         guard.sock = ours
         theirs.settimeout(10)
         assert theirs.recv(1) == b""
