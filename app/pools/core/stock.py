@@ -154,6 +154,13 @@ class Stock(Places[T]):
         if self._budget is not None and not self._waiters:
             self._budget.withdraw(self)
 
+    def timed_out(self, waited: float) -> PoolTimeout:
+        """Return the error for a caller whose own deadline has ended its wait, and count it."""
+        with self._lock:
+            self._tally.timeouts += 1
+            self._tally.waits.record(waited)
+        return self._timed_out(waited)
+
     def _timed_out(self, waited: float) -> PoolTimeout:
         spent = self._budget if self._budget is not None and not self._budget.left else None
         longest = self.longest_held() if spent is None else spent.longest_held()

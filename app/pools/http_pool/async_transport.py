@@ -151,6 +151,7 @@ class AsyncTransport:
             PoolTimeout: every connection was in use until the deadline.
         """
         entry = await self.slots.checkout_async(call.remaining())
+        call.queue = None
         opened: AsyncBody | None = None
         try:
             opened = AsyncBody(self.slots, entry, await self._request(call), call)
@@ -169,6 +170,7 @@ class AsyncTransport:
             ResponseTooLarge: the body is larger than the call allows.
         """
         entry = await self.slots.checkout_async(call.remaining())
+        call.queue = None
         answer: aiohttp.ClientResponse | None = None
         try:
             answer = await self._request(call)

@@ -96,17 +96,19 @@ async def _attempt_async(call: Call, send: Callable[[AsyncTransport, Call], Awai
         if account.tokens is not None and call.wants_token:
             call.authorize(await account.tokens.get_async(call.remaining()))
         if account.gate is not None:
+            call.queue = account.gate
             call.place = await account.gate.checkout_async(call.remaining())
         call.attempts += 1
         account.origin.attempt_started()
         sent = True
+        call.queue = account.transport.tasks.slots
         outcome = await send(account.transport.tasks, call)
         healthy = call.healthy(outcome)
         if healthy is False:
             error = call.trouble(outcome)
         return outcome
     except asyncio.CancelledError:
-        if sent and time.monotonic() >= call.deadline:
+        if sent and call.queue is None and time.monotonic() >= call.deadline:
             healthy, error = False, "no answer until the deadline"  # while it was the server's turn
         raise
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from app.pools.errors import DeadlineExceeded, HTTPUnavailable, ResponseTooLarge, TooManyRedirects
+from app.pools.errors import DeadlineExceeded, HTTPUnavailable, PoolTimeout, ResponseTooLarge, TooManyRedirects
 from app.pools.http_pool.bodies import Data, encode_body, replayable
 from app.pools.http_pool.config import HTTPConfig, authorization, beyond_default, require_method, require_sendable
 from app.pools.http_pool.redirects import REDIRECTS, follow, harmless, stranger, without_body
@@ -23,7 +23,7 @@ from app.pools.http_pool.retries import (
 from app.pools.http_pool.urls import Params, join
 
 if TYPE_CHECKING:
-    from app.pools.core.bucket import Entry
+    from app.pools.core.bucket import Bucket, Entry
     from app.pools.http_pool.account import Account
 
 UNAUTHORIZED = 401
@@ -95,6 +95,7 @@ class Call:
         account: what its present configuration uses; set by the pool before the first attempt, and again where
             a redirect leads to another origin.
         place: the place that it holds among ``max_concurrency``, while it does.
+        queue: in which a task's call waits for a place or a connection, while it does.
     """
 
     __slots__ = (
@@ -111,6 +112,7 @@ class Call:
         "method",
         "path",
         "place",
+        "queue",
         "redirects",
         "retries",
         "size_limit",
@@ -150,6 +152,7 @@ class Call:
         self.idempotent = self.method in IDEMPOTENT_METHODS or header(self.headers, "Idempotency-Key") is not None
         self.attempts = self.retries = self.redirects = 0
         self.place: Entry[object] | None = None
+        self.queue: Bucket[Any] | None = None
         self._authorizes = callable(config.auth) and header(self.headers, "Authorization") is None
         self._token: str | None = None
         self._repeated_for_token = False
@@ -183,14 +186,19 @@ class Call:
             raise self.too_late()
         return seconds
 
-    def too_late(self, *, paused: bool = False) -> DeadlineExceeded:
-        """Return the error for a call that ran out of time, and count it; ``paused`` is whether the pool is."""
+    def too_late(self) -> DeadlineExceeded:
+        """Return the error for a call that ran out of time, and count it."""
         self.account.origin.deadline_hit()
-        advice = "the pool is paused: call resume()" if paused else "raise timeout= if the server needs longer"
         return DeadlineExceeded(
             f"{self.method} {self.account.origin.label} did not end within {self.timeout:g} s "
-            f"({self.attempts} attempt(s)); {advice}"
+            f"({self.attempts} attempt(s)); raise timeout= if the server needs longer"
         )
+
+    def cut_short(self) -> DeadlineExceeded | PoolTimeout:
+        """Return the error for a task's call that its ``TaskLimit`` has ended, wherever it was, and count it."""
+        if self.queue is None:
+            return self.too_late()
+        return self.queue.timed_out(time.monotonic() - self.started)
 
     def turn(self) -> float:
         """Return the seconds until the rate limit lets this call send.

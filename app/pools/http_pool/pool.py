@@ -132,7 +132,7 @@ class HTTPPool(ManagedPool):
                 reply = await attempt_until_settled_async(call, self.enter, AsyncTransport.send)
                 response = call.response(reply)
                 return response
-            raise call.too_late(paused=self.paused)
+            raise call.cut_short()
         finally:
             self._end(call, origin, response)
 

@@ -180,7 +180,7 @@ class Stream:
                 body = await attempt_until_settled_async(call, self._pool.enter, AsyncTransport.open)
                 response = self._response = AsyncStreamedResponse(call, body, self._idle, self._total)
                 return response
-            raise call.too_late(paused=self._pool.paused)
+            raise call.cut_short()
         except BaseException:
             self._end()
             raise
