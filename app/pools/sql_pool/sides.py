@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
 from app.pools.core.bucket import NEVER, Bucket, Limits
 from app.pools.core.budget import Budget
 from app.pools.core.settings import SQLPoolSettings
+from app.pools.errors import MORE_DESCRIPTORS, DatabaseUnavailable
 from app.pools.sql_pool.aiosqlite_driver import AiosqliteDriver
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.config import DatabaseConfig
+from app.pools.sql_pool.failures import lacks_descriptors
 from app.pools.sql_pool.native_side import NativeSide
 from app.pools.sql_pool.sqlite_driver import SQLiteDriver
 from app.pools.sql_pool.sqlite_forks import register
@@ -80,7 +83,8 @@ class Sides:
         """
         side = self.for_threads.get(config)
         if side is None:
-            side = self.for_threads[config] = self._make(config)
+            with _descriptors_for(config):
+                side = self.for_threads[config] = self._make(config)
             self._take_charge(side, config, hold_back)
         return side
 
@@ -89,7 +93,8 @@ class Sides:
         sides = self.for_loops.setdefault(loop, {})
         side = sides.get(config)
         if side is None:
-            side = sides[config] = self._make_async(config, hold_back)
+            with _descriptors_for(config):
+                side = sides[config] = self._make_async(config, hold_back)
             self._take_charge(side, config, hold_back)
         return side
 
@@ -194,6 +199,23 @@ def abandon(sides: Iterable[AsyncSide]) -> None:
         side.bucket.refuse()
         for holder in side.bucket.end_leases():
             log.warning("a connection was leased when its event loop closed, and is closed, too: %s", holder)
+
+
+@contextmanager
+def _descriptors_for(config: DatabaseConfig) -> Iterator[None]:
+    """Raise a ``DatabaseUnavailable``, which passes, if a driver cannot be imported for want of a file descriptor.
+
+    What imports it may say then that it is not installed.
+    """
+    try:
+        yield
+    except DatabaseUnavailable:
+        raise
+    except Exception as error:
+        if not lacks_descriptors(error):
+            raise
+        lack = "no file descriptor is left to load its driver with"
+        raise DatabaseUnavailable(f"{config.label} cannot be used now: {lack}. {MORE_DESCRIPTORS}") from error
 
 
 def _check_class(config: object) -> None:

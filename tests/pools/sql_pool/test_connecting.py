@@ -20,6 +20,7 @@ from tests.support.descriptors import shortage
 from tests.support.waiting import eventually_async
 
 MEGABYTES = 1024 * 1024
+NO_DESCRIPTOR = r"cannot be used now: no file descriptor is left to load its driver with\. Raise the limit"
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
@@ -46,6 +47,45 @@ def test_a_missing_driver_is_an_error_that_names_the_extra(
     for use in threads if driver == "psycopg" else tasks:
         with pytest.raises(MissingDriver, match=rf"{driver}: pip install 'poolwire\[postgres\]'"):
             use()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_driver_for_which_no_descriptor_is_left_is_loaded_later(
+    pool: SQLPool, postgres: DatabaseConfig, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first use of PostgreSQL in a process without descriptors says so, and the next one works."""
+    monkeypatch.delitem(sys.modules, f"app.pools.sql_pool.{driver}_driver", raising=False)
+    with asyncio.Runner() as runner:
+        runner.get_loop()  # which takes descriptors, too
+
+        def ask() -> list[Row]:
+            if driver == "psycopg":
+                return pool.execute_query(postgres, "SELECT 1")
+            return runner.run(pool.execute_query_async(postgres, "SELECT 1"))
+
+        with shortage(), pytest.raises(DatabaseUnavailable, match=NO_DESCRIPTOR):
+            ask()
+        assert [(1,)] == ask()
+
+
+def test_a_library_that_no_descriptor_is_left_for_is_not_called_missing(
+    pool: SQLPool, postgres: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system's loader cannot open psycopg's library nobody is told to install it, and the next use works."""
+
+    class Loader:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "psycopg":
+                raise ImportError("libpq.so: cannot open shared object file: Too many open files")
+
+    monkeypatch.delitem(sys.modules, "app.pools.sql_pool.psycopg_driver", raising=False)
+    with monkeypatch.context() as patched:
+        patched.delitem(sys.modules, "psycopg", raising=False)
+        patched.setattr(sys, "meta_path", [Loader(), *sys.meta_path])
+        with pytest.raises(DatabaseUnavailable, match=NO_DESCRIPTOR):
+            pool.execute_query(postgres, "SELECT 1")
+
+    assert [(1,)] == pool.execute_query(postgres, "SELECT 1")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
