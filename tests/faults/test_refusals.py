@@ -1,8 +1,12 @@
 """Servers that refuse a login, in whatever language they say so."""
 
 import asyncio
+import errno
+import os
 import struct
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,6 +70,28 @@ def test_a_wrong_password_in_german_waits_for_a_thread(monkeypatch: pytest.Monke
     with GermanServer(*WRONG_PASSWORD) as server, SQLPool(SQLPoolSettings(checkout_timeout=20)) as pool:
         with monkeypatch.context() as patched, ThreadPoolExecutor(1, "caller") as threads:
             refuse_threads(patched, "ThreadPoolExecutor")
+            refused = threads.submit(pool.execute_query, server.config, "SELECT 1")
+            eventually(lambda: server.logins > 1 or refused.done())
+            patched.undo()
+            with pytest.raises(ConnectionRefused, match="fehlgeschlagen"):
+                refused.result(20)
+
+
+@pytest.mark.parametrize("for_what", ["an event loop", "asyncpg"])
+def test_a_wrong_password_in_german_waits_for_a_descriptor(for_what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one, too, who cannot find out whether a refusal will pass tries again, until it can."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.delitem(sys.modules, "app.pools.sql_pool.asyncpg_driver", raising=False)
+    with GermanServer(*WRONG_PASSWORD) as server, SQLPool(SQLPoolSettings(checkout_timeout=20)) as pool:
+        with monkeypatch.context() as patched, ThreadPoolExecutor(1, "caller") as threads:
+            if for_what == "asyncpg":
+                patched.delitem(sys.modules, "asyncpg", raising=False)
+                patched.setattr(sys, "meta_path", [SimpleNamespace(find_spec=refuse), *sys.meta_path])
+            else:
+                patched.setattr(asyncio.events, "new_event_loop", refuse)
             refused = threads.submit(pool.execute_query, server.config, "SELECT 1")
             eventually(lambda: server.logins > 1 or refused.done())
             patched.undo()

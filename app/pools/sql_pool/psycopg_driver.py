@@ -246,7 +246,7 @@ def refused_for_good(config: DatabaseConfig) -> bool:
     """
     try:
         from app.pools.sql_pool.asyncpg_driver import AsyncpgDriver
-    except MissingDriver:
+    except (MissingDriver, OSError):
         return False
 
     async def ask() -> bool:
@@ -257,9 +257,13 @@ def refused_for_good(config: DatabaseConfig) -> bool:
             return driver.permanent(error)
         return False
 
+    def ask_in_loop() -> bool:
+        with asyncio.Runner() as runner:
+            runner.get_loop()  # if there can be none, no coroutine is left that nobody awaits
+            return runner.run(ask())
+
     with ThreadPoolExecutor(1) as elsewhere:  # the caller's thread may run an event loop
         try:
-            asked = elsewhere.submit(lambda: asyncio.run(ask()))
-        except RuntimeError:  # there can be no more threads; the next attempt may ask
+            return elsewhere.submit(ask_in_loop).result()
+        except (RuntimeError, OSError):  # no thread or descriptor is left for it; the next attempt may ask
             return False
-        return asked.result()
