@@ -28,7 +28,13 @@ from app.pools.sql_pool.unhurried import Unhurried
 try:
     import asyncpg
 
-    from app.pools.sql_pool.asyncpg_connection import Connection, close_without_loop, forget_prepared, transaction
+    from app.pools.sql_pool.asyncpg_connection import (
+        Connection,
+        close_without_loop,
+        forget_prepared,
+        settled,
+        transaction,
+    )
 except ImportError as error:
     raise MissingDriver("PostgreSQL with asyncio needs asyncpg: pip install 'poolwire[postgres]'") from error
 
@@ -200,6 +206,10 @@ class AsyncpgDriver:
 
         First the server's answer to a cancelled statement is awaited.
         """
+        async with settled(record.raw):
+            return await self._clean(record)
+
+    async def _clean(self, record: Record) -> bool:
         raw: Connection = record.raw
         with suppress(asyncpg.InFailedSQLTransactionError):
             await raw.execute("SELECT 1")

@@ -275,24 +275,27 @@ def test_loops_end_quietly_whatever_their_tasks_did(
 
 
 @either_loop
-@pytest.mark.parametrize("ending", ["connecting", "timeout"])
+@pytest.mark.parametrize("ending", ["connecting", "timeout", "cleaning"])
 def test_a_loop_that_ends_while_a_socket_is_opened_says_nothing(
     postgres: DatabaseConfig, caplog: pytest.LogCaptureFixture, make: str, ending: str
 ) -> None:
-    """However far an attempt to connect has come, or the request that ends a statement after its timeout."""
+    """However far an attempt to connect has come, the request that ends a statement, or the cleaning after it."""
     new_loop = pytest.importorskip(make).new_event_loop
 
     async def use(pool: SQLPool, turns: int) -> None:
-        if ending == "timeout":
+        if ending == "connecting":
+            asyncio.create_task(pool.execute_query_async(postgres, "SELECT 1"))  # noqa: RUF006 - the loop ends it
+        else:
             await pool.execute_query_async(postgres, "SELECT 1")
             with pytest.raises(QueryTimeout):
                 await pool.execute_query_async(postgres, "SELECT pg_sleep(20)", timeout=0.05)
-        else:
-            asyncio.create_task(pool.execute_query_async(postgres, "SELECT 1"))  # noqa: RUF006 - the loop ends it
+        if ending == "cleaning":
+            (entry,) = pool._async(postgres).bucket._entries
+            await asyncio.wait(entry.resource.raw._cancellations, timeout=10)
         for _ in range(turns):
             await asyncio.sleep(0)
 
-    for turns in range(12 if ending == "timeout" else 24):
+    for turns in range(24 if ending == "connecting" else 12):
         with SQLPool(SQLPoolSettings(max_connections=2)) as pool, asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(use(pool, turns))
     gc.collect()
