@@ -151,7 +151,8 @@ class NativeSide(AsyncSide):
             async with limit:
                 result = await work(record)
         except BaseException as error:
-            if timeout is not None and limit.expired():
+            # A cancellation at the same moment stays one.
+            if timeout is not None and limit.expired() and isinstance(error, Exception):
                 self._clean(entry)
                 raise QueryTimeout(self.label, timeout) from error
             await self._fail(entry, error)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import ssl
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -180,6 +181,19 @@ async def test_a_cancelled_call_leaves_a_connection_that_begins_transactions(
         async with pool.transaction(postgres) as connection:
             assert (await connection.execute(text("SELECT count(*) FROM t"))).scalar() == before + 2
     assert await pool.execute_query_async(postgres, "SELECT pg_backend_pid()") == process
+    await pool.stop_async()
+
+
+async def test_a_cancellation_at_the_moment_of_the_timeout_stays_one(pool: SQLPool, postgres: DatabaseConfig) -> None:
+    """A task that is told to end just as its statement's time is over does not take that for a QueryTimeout."""
+    await pool.execute_query_async(postgres, "SELECT 1")
+    for _ in range(3):
+        task = asyncio.create_task(pool.execute_query_async(postgres, "SELECT pg_sleep(20)", timeout=0.05))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.06, task.cancel)
+        time.sleep(0.07)  # noqa: ASYNC251 - so that both are due in the loop's next turn
+        with pytest.raises(asyncio.CancelledError):
+            await task
     await pool.stop_async()
 
 
