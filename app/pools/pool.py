@@ -19,7 +19,8 @@ class PoolStats(TypedDict):
     """What ``get_stats()`` returns.
 
     ``metrics`` are totals over all keys; ``pools`` has a mapping for each key, whose label never holds a
-    secret; ``active`` means checked out now.
+    secret; ``active`` means checked out now. ``cleanup_count`` counts the connections that were closed for their age,
+    for having been idle, or to give up their place, whoever closed them.
     """
 
     metrics: Metrics

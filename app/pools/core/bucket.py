@@ -110,7 +110,7 @@ class Bucket(TendedStock[T]):
             now = _now()
             if self._is_fit(entry, now):
                 break
-            self._retire(entry)
+            self._replace(entry, now)
             deadline = self._deadline(timeout) if deadline is None else deadline
             timeout = max(0.0, deadline - now)
         entry.leased_at = now
@@ -124,7 +124,7 @@ class Bucket(TendedStock[T]):
             entry = self._checkout_slowly(timeout)
         deadline = self._deadline(timeout)
         while not self._is_fit(entry, now := _now()):
-            self._retire(entry)
+            self._replace(entry, now)
             try:
                 entry = self._idle.pop()
             except IndexError:
@@ -142,6 +142,10 @@ class Bucket(TendedStock[T]):
             return False  # one never used is not too old: a replacement would not be any newer
         # Nothing can have happened to one that was never idle: it was made for this caller just now.
         return not entry.idle_since or self._usable is None or self._usable(entry, now)
+
+    def _replace(self, entry: Entry[T], now: float) -> None:
+        """Close a connection that is not fit for use any more."""
+        (self._put_away if _DOOMED < entry.expires_at <= now else self._retire)(entry)
 
     def _checkout_slowly(self, timeout: float | None) -> Entry[T]:
         entry = self._obtain(timeout)
@@ -203,10 +207,10 @@ class Bucket(TendedStock[T]):
         entry.idle_since = now
         entry.leased_at = 0.0
         if entry.expires_at <= now:
-            self._retire(entry)
+            self._replace(entry, now)
         elif self._guarded:
             if self._budget is not None and self._budget.starves(self):
-                self._retire(entry)
+                self._put_away(entry)
             else:
                 self._serve(entry)
         else:

@@ -303,6 +303,12 @@ class Stock(Places[T]):
                 return
             self._retire(entry)
 
+    def _put_away(self, entry: Entry[T]) -> None:
+        """Close a connection that works, for its age, its idleness or another stock's sake, and count that."""
+        with self._lock:
+            self._tally.cleaned += 1
+        self._retire(entry)
+
     def yield_idle(self) -> bool:
         """Close the coldest idle connection, for another stock's sake; not one that may never expire."""
         if self.limits.idle_timeout == NEVER:
@@ -311,9 +317,7 @@ class Stock(Places[T]):
             entry = self._idle.popleft()
         except IndexError:
             return False
-        with self._lock:
-            self._tally.cleaned += 1
-        self._retire(entry)
+        self._put_away(entry)
         return True
 
     # Reports

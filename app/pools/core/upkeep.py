@@ -35,11 +35,8 @@ class TendedStock(Stock[T]):
                 with contextlib.suppress(ValueError):  # a checkout was faster
                     self._idle.remove(entry)
                     ended.append(entry)
-        if ended:
-            with self._lock:
-                self._tally.cleaned += len(ended)
-            for entry in ended:
-                self._retire(entry)
+        for entry in ended:
+            self._put_away(entry)
         if self._waiters:
             self._serve()
         self._report_leaks(now)
@@ -58,9 +55,7 @@ class TendedStock(Stock[T]):
         now = time.monotonic()
         for entry in self._idle_in_turn():
             if self._size > 1 and now - entry.idle_since >= seconds and spare(entry.resource):
-                with self._lock:
-                    self._tally.cleaned += 1
-                self._retire(entry)
+                self._put_away(entry)
             else:
                 self._serve(entry)
 

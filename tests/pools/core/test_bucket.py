@@ -285,6 +285,35 @@ def test_old_and_unusable_connections_are_replaced_at_the_checkout(maker):
     assert first.resource not in maker.open
 
 
+@pytest.mark.parametrize("found_by", ["checkout", "give_back", "sweep"])
+def test_who_closes_a_connection_for_its_age_counts_it(maker, found_by):
+    """One past its lifetime counts as cleaned, not as discarded, whether it was idle then or leased."""
+    bucket = maker.bucket()
+    entry = bucket.checkout()
+    if found_by != "give_back":
+        bucket.give_back(entry)
+    entry.expires_at = time.monotonic()
+    if found_by == "sweep":
+        bucket.sweep()
+    else:
+        bucket.give_back(entry if found_by == "give_back" else bucket.checkout())
+    assert entry.resource not in maker.open
+    assert (1, 0) == (bucket.stats()["cleaned"], bucket.stats()["discarded"])
+
+
+def test_what_is_closed_for_other_reasons_is_not_counted_as_cleaned(maker):
+    """Neither what broke while it was idle, nor what was leased when all were to be closed."""
+    broken = maker.bucket(usable=lambda entry, now: False)
+    broken.give_back(broken.checkout())
+    broken.give_back(broken.checkout())
+    assert 0 == broken.stats()["cleaned"]
+    cleared = maker.bucket()
+    entry = cleared.checkout()
+    cleared.clear()
+    cleared.give_back(entry)
+    assert (0, 0) == (cleared.stats()["total"], cleared.stats()["cleaned"])
+
+
 def test_a_connection_that_broke_before_its_first_use_is_replaced(maker):
     """A spare connection that no longer works is not handed out; one made for its caller just now is taken as it is."""
     bucket = maker.bucket(usable=lambda entry, now: False)
