@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +24,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import URL
 
 from app.pools.sql_pool.config import DatabaseConfig, get_postgresql_config
-from app.pools.sql_pool.embedded_folders import make_temporary, prepare
+from app.pools.sql_pool.embedded_folders import make_temporary, prepare, remove
 from app.pools.sql_pool.embedded_programs import (
     EmbeddedPostgresError,
     find_programs,
@@ -168,7 +167,8 @@ class EmbeddedPostgres:
         """Stop the server, and remove a temporary folder."""
         self.stop("immediate" if self._temporary else "fast")
         if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(EmbeddedPostgresError):  # the next temporary server removes it
+                remove(self.folder)
         if self._mark is not None:
             os.close(self._mark)
             self._mark = None
@@ -216,7 +216,7 @@ class EmbeddedPostgres:
     def _initialise(self) -> None:
         """Make the data elsewhere, and put them in their place when they are whole: a kill costs what was begun."""
         for begun in (self._data, *self.folder.glob(f"{_BEGUN}*")):
-            shutil.rmtree(begun, ignore_errors=True)
+            remove(begun)
         new = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=self.folder))
         if self._drop:
             os.chown(new, _NOBODY, _NOBODY)

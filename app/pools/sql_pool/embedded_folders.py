@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from app.pools.sql_pool.embedded_programs import EmbeddedPostgresError, open_to_
 _TEMPORARY = "poolwire-postgres-"
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Bytes of a unix socket's path."""
+_ORPHANS_END = 10.0
+"""Seconds within which the programs of a process that was killed end: initdb goes on until its next step."""
+_POLL = 0.005
 _FIRST_KEPT, _KEPT = {"password"}, {"password", "port"}
 
 
@@ -42,6 +46,21 @@ def remove_orphans() -> None:
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(mark)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder into which the orphans of an ended process may still write for some seconds.
+
+    Raises:
+        EmbeddedPostgresError: they do not end, or it may not be removed.
+    """
+    deadline = time.monotonic() + _ORPHANS_END
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists():
+        if time.monotonic() >= deadline:
+            raise EmbeddedPostgresError(f"{folder} cannot be removed; see who still uses it, and whose it is")
+        time.sleep(_POLL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(folder: Path, user: int | None) -> None:

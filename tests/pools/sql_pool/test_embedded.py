@@ -16,7 +16,7 @@ import pytest
 
 from app.pools.sql_pool import SQLPool
 from app.pools.sql_pool.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_programs
-from app.pools.sql_pool.embedded_folders import remove_orphans
+from app.pools.sql_pool.embedded_folders import remove, remove_orphans
 from tests.support.waiting import eventually
 
 
@@ -122,6 +122,33 @@ def test_a_kill_while_the_data_are_made_costs_nothing(place: Path) -> None:
     with EmbeddedPostgres(folder) as server:
         assert server.running
     assert {each.name for each in folder.iterdir()} == {"data", "password", "port", "server.log"}
+
+
+_WRITES = """
+import sys
+for number in range(1000):
+    open(f"{sys.argv[1]}/{number}", "w").close()
+"""
+
+
+def test_what_is_still_being_written_is_removed(place: Path) -> None:
+    """A folder that the orphans of a killed process write into is gone at the end, whenever they end."""
+    folder = place / "begun"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", _WRITES, folder], stderr=subprocess.DEVNULL):
+        eventually(lambda: len(list(folder.iterdir())) > 200)
+        remove(folder)
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("made", ["PG_VERSION", "base/1/PG_VERSION"])
+def test_ctrl_c_while_a_temporary_one_is_made_leaves_nothing(place: Path, made: str) -> None:
+    """Its folder is removed although initdb's own programs go on for a moment."""
+    for _ in range(2):
+        with started("import tempfile; tempfile.tempdir = sys.argv[1]; EmbeddedPostgres()", place) as process:
+            eventually(lambda: list(place.glob(f"*/*/{made}")), 60)
+            process.send_signal(signal.SIGINT)
+        assert not list(place.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
