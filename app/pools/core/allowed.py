@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from app.pools.errors import ConfigError
 
 
@@ -19,6 +21,19 @@ def require(name: str, value: object, fulfilled: bool, allowed: str) -> None:
     """
     if not fulfilled:
         raise refusal(name, value, allowed)
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value is a number, which neither a boolean nor NaN is."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def require_seconds(timeout: object, name: str = "timeout") -> None:
+    """Raise ``ConfigError`` for a timeout, called ``name``, that is neither ``None`` nor a number of seconds.
+
+    One below 0 is over; with NaN every deadline would be both still ahead and over.
+    """
+    require(name, timeout, timeout is None or is_number(timeout), "a number of seconds, or None")
 
 
 def refusal(name: str, value: object, allowed: str) -> ConfigError:

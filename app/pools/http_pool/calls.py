@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from app.pools.core.allowed import require_seconds
 from app.pools.errors import DeadlineExceeded, HTTPUnavailable, PoolTimeout, ResponseTooLarge, TooManyRedirects
 from app.pools.http_pool.bodies import Data, encode_body, replayable
 from app.pools.http_pool.config import HTTPConfig, authorization, beyond_default, require_method, require_sendable
@@ -139,7 +140,11 @@ class Call:
                 f"the first argument is an HTTPConfig, as in HTTPConfig('https://h/v1'), not {type(config)}"
             )
         self.started = time.monotonic()
-        self.timeout = config.timeout if timeout is None else timeout
+        if timeout is None:
+            timeout = config.timeout
+        else:
+            require_seconds(timeout)
+        self.timeout = timeout
         self.deadline = self.started + self.timeout
         self.config = config
         self.size_limit = config.max_response_size

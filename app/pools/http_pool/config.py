@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 from pydantic import SecretStr
 from requests.utils import get_netrc_auth
 
+from app.pools.core.allowed import is_number
 from app.pools.core.booleans import require_booleans
 from app.pools.core.keys import pickled_by_fields
 from app.pools.core.redaction import HIDDEN
@@ -139,8 +139,7 @@ class HTTPConfig:
         require_booleans(self)
         for name in (*_POSITIVE, *_NOT_NEGATIVE, *_OPTIONAL):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-            self._require(name, number or (value is None and name in _OPTIONAL), "must be a number")
+            self._require(name, is_number(value) or (value is None and name in _OPTIONAL), "must be a number")
         for name in _POSITIVE:
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in _NOT_NEGATIVE:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from requests.utils import get_environ_proxies, select_proxy
 
 from app.pools.core import forks
+from app.pools.core.allowed import require_seconds
 from app.pools.core.bucket import NEVER, Bucket
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
@@ -184,6 +185,8 @@ class HTTPPool(ManagedPool):
         call = Call(config, method, path, params=params, headers=headers, data=data, json=json, timeout=timeout)
         if max_size is not None:
             call.size_limit = max_size
+        require_seconds(idle_timeout, "idle_timeout")
+        require_seconds(total_timeout, "total_timeout")
         return Stream(self, call, config.idle_timeout if idle_timeout is None else idle_timeout, total_timeout)
 
     def sse(
@@ -225,6 +228,7 @@ class HTTPPool(ManagedPool):
             PoolTimeout: none became free in time.
             PoolClosed: the pool is stopped.
         """
+        require_seconds(timeout)
         account = self.enter(config)
         transport = account.transport
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 from app.pools.core.allowed import refusal
@@ -22,9 +21,3 @@ def require_count(batch: object) -> None:
     """Raise ``ConfigError`` for a ``batch`` that is no number of rows."""
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
         raise refusal("batch", batch, "an int from 1 up")
-
-
-def require_number(timeout: float | None) -> None:
-    """Raise ``ConfigError`` for a ``timeout`` that is no number."""
-    if timeout is not None and math.isnan(timeout):
-        raise refusal("timeout", timeout, "seconds, or None")

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from app.pools.core.allowed import require_seconds
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
-from app.pools.sql_pool.arguments import Retry, require_known, require_number
+from app.pools.sql_pool.arguments import Retry, require_known
 from app.pools.sql_pool.async_side import AsyncSide
 from app.pools.sql_pool.drivers import AsyncDriver
 from app.pools.sql_pool.failures import reason
@@ -136,7 +137,7 @@ class NativeSide(AsyncSide):
 
         They count since ``started``, which is now unless given.
         """
-        require_number(timeout)
+        require_seconds(timeout)
         now = time.monotonic()
         deadline = None if timeout is None else (now if started is None else started) + timeout
         bucket = self.bucket

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
+from app.pools.core.allowed import require_seconds
 from app.pools.core.defaults import DefaultPool
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import SQLPoolSettings
@@ -173,9 +174,10 @@ class SQLPool(ManagedPool):
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
 
         Raises:
-            ConfigError: ``batch`` is no int from 1 up.
+            ConfigError: ``batch`` is no int from 1 up, or ``timeout`` no number.
         """
         require_count(batch)
+        require_seconds(timeout)
         return self._sync(config).stream(sql, params, batch, timeout)
 
     def stream_async(
@@ -188,6 +190,7 @@ class SQLPool(ManagedPool):
     ) -> AsyncIterator[Row]:
         """Do what ``stream`` does, for ``async for``."""
         require_count(batch)
+        require_seconds(timeout)
         return self._async(config).stream(sql, params, batch, timeout)
 
     # Leases
@@ -202,6 +205,7 @@ class SQLPool(ManagedPool):
             config: the database.
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
+        require_seconds(timeout)
         return Lease(
             lambda site: lend_connection(self._sync(config), timeout, site),
             lambda site: lend_connection_async(self._async(config), timeout, site),
@@ -220,6 +224,7 @@ class SQLPool(ManagedPool):
             readonly: whether the transaction may only read.
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
+        require_seconds(timeout)
         return Lease(
             lambda site: lend_transaction(self._sync(config), readonly, timeout, site),
             lambda site: lend_transaction_async(self._async(config), readonly, timeout, site),
@@ -235,6 +240,7 @@ class SQLPool(ManagedPool):
             config: the database.
             timeout: seconds to wait for a free connection, the pool's ``checkout_timeout`` unless given.
         """
+        require_seconds(timeout)
         return Lease(
             lambda site: lend_session(self._sync(config), timeout, site),
             lambda site: lend_session_async(self._async(config), timeout, site),

@@ -8,10 +8,11 @@ from contextlib import closing
 from threading import get_ident
 from typing import Any, TypeVar
 
+from app.pools.core.allowed import require_seconds
 from app.pools.core.bucket import Entry, Limits
 from app.pools.core.budget import Budget
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable, QueryTimeout
-from app.pools.sql_pool.arguments import Retry, require_known, require_number
+from app.pools.sql_pool.arguments import Retry, require_known
 from app.pools.sql_pool.cleaning import Cleaner, commit_each
 from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.drivers import SyncDriver
@@ -181,7 +182,7 @@ class SyncSide:
 
     def longest_wait(self, timeout: float | None, started: float) -> float | None:
         """Return how many seconds a call that may take ``timeout`` since it ``started`` waits for a connection."""
-        require_number(timeout)
+        require_seconds(timeout)
         if timeout is None:
             return None
         return min(started + timeout - time.monotonic(), self.bucket.limits.checkout_timeout)

@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from app.pools.core import forks
+from app.pools.core.allowed import require_seconds
 from app.pools.core.bucket import Bucket
 from app.pools.core.budget import Budget
 from app.pools.core.defaults import DefaultPool
@@ -99,6 +100,8 @@ class ZMQPool(RequestingPool):
             kind, bucket, _ = self._known[id(config)]
         except KeyError:
             kind, bucket = self._get_to_know(config)
+        if timeout is not None:
+            require_seconds(timeout)
         lease = kind()
         lease._bucket = bucket
         lease._timeout = timeout

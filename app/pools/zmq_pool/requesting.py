@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import zmq
 
+from app.pools.core.allowed import require_seconds
 from app.pools.core.managed import ManagedPool
 from app.pools.core.settings import ZMQPoolSettings
 from app.pools.errors import PoolClosed, PoolTimeout, UnexpectedReply
@@ -49,7 +50,7 @@ class RequestingPool(ManagedPool):
         """
         expect(config, SocketType.REQ)
         _check_body(body)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else _deadline(timeout)
         with self.socket(config, timeout) as socket:
             if deadline is not None:
                 left = _left(deadline)
@@ -89,6 +90,8 @@ class RequestingPool(ManagedPool):
         except AttributeError:
             require_config(config)
             raise
+        if timeout is not None:
+            require_seconds(timeout)
         if not multiplexed:
             return await self._request_by_lease(config, body, timeout)
         if self._paused:
@@ -121,7 +124,7 @@ class RequestingPool(ManagedPool):
 
     async def _request_by_lease(self, config: SocketConfig, body: bytes, timeout: float | None) -> bytes:
         expect(config, SocketType.REQ)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else _deadline(timeout)
         async with self.socket(config, timeout) as socket:
             if deadline is not None:
                 left = _left(deadline)
@@ -154,7 +157,7 @@ class RequestingPool(ManagedPool):
                 any may have been executed.
         """
         expect(config, SocketType.REQ)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else _deadline(timeout)
         if not config.multiplexed:
             return [
                 self.request(config, body, None if deadline is None else seconds_left(config, deadline))
@@ -182,6 +185,11 @@ def require_config(config: object) -> None:
         raise TypeError(
             f"a SocketConfig is needed, not {type(config).__name__}: {config!r}; SocketConfig(type, endpoint) makes one"
         )
+
+
+def _deadline(timeout: float) -> float:
+    require_seconds(timeout)
+    return time.monotonic() + timeout
 
 
 def _left(deadline: float) -> float:

@@ -1,15 +1,17 @@
 """Total deadlines: they hold whatever the server does, and end in DeadlineExceeded, never in an empty 200."""
 
 import asyncio
+import math
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from app.pools.errors import DeadlineExceeded, HTTPUnavailable
+from app.pools.errors import ConfigError, DeadlineExceeded, HTTPUnavailable
 from app.pools.http_pool import HTTPConfig, HTTPPool
 from app.pools.http_pool.deadlines import Guard, Watchdog
 from app.pools.http_pool.failures import NoThread
@@ -84,6 +86,23 @@ def test_a_tls_handshake_that_trickles_is_cut_off(pool: HTTPPool) -> None:
         assert time.monotonic() - began < 8
         stop.set()
         fed.result(10)
+
+
+@pytest.mark.parametrize("timeout", [math.nan, "5", True])
+async def test_a_timeout_that_is_no_number_is_refused(
+    ask: Ask, pool: HTTPPool, config: HTTPConfig, timeout: Any
+) -> None:
+    """Requests, streams and sessions refuse it before anything is sent; NaN would be no deadline at all."""
+    words = f"timeout={timeout!r} is not allowed; it must be a number of seconds, or None"
+    with pytest.raises(ConfigError, match=words):
+        await ask(config, "GET", "/", timeout=timeout)
+    for name in ("timeout", "idle_timeout", "total_timeout"):
+        options: dict[str, Any] = {name: timeout}
+        with pytest.raises(ConfigError, match=f"^{name}={timeout!r}"):
+            pool.stream(config, "GET", "/", **options)
+    with pytest.raises(ConfigError, match=words), pool.session(config, timeout=timeout):
+        pass
+    assert pool.get_stats()["metrics"]["pool_misses"] == 0
 
 
 def test_threads_with_different_deadlines_each_keep_their_own(pool: HTTPPool, config: HTTPConfig) -> None:

@@ -7,7 +7,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -156,14 +157,37 @@ def test_a_call_that_may_take_for_ever_harms_no_other(seconds: float) -> None:
         assert is_cut()
 
 
-async def test_a_timeout_that_is_no_number_is_refused(pool: SQLPool, database: DatabaseConfig) -> None:
-    """It is the call's fault, in threads and in tasks, and costs no connection."""
-    pool.execute_query(database, "SELECT 1")
-    with pytest.raises(ConfigError, match="timeout=nan"):
-        pool.execute_query(database, "SELECT 1", timeout=math.nan)
-    with pytest.raises(ConfigError, match="timeout=nan"):
-        await pool.execute_query_async(database, "SELECT 1", timeout=math.nan)
+@pytest.mark.parametrize("timeout", [math.nan, "5", True])
+async def test_a_timeout_that_is_no_number_is_refused(pool: SQLPool, database: DatabaseConfig, timeout: Any) -> None:
+    """Every call, in threads and in tasks, refuses it in the same words, and takes no connection or row for it."""
+    rows = iter([(1,)])
+    insert = "INSERT INTO t VALUES (?)"
+    calls: list[Callable[[], object]] = [
+        lambda: pool.execute_query(database, "SELECT 1", timeout=timeout),
+        lambda: pool.execute_many(database, insert, rows, timeout=timeout),
+        lambda: pool.copy_rows(database, "t", ["a"], rows, timeout=timeout),
+        lambda: pool.stream(database, "SELECT 1", timeout=timeout),
+        lambda: pool.stream_async(database, "SELECT 1", timeout=timeout),
+        lambda: pool.connection(database, timeout=timeout),
+        lambda: pool.transaction(database, timeout=timeout),
+        lambda: pool.session(database, timeout=timeout),
+    ]
+    awaited: list[Callable[[], Awaitable[object]]] = [
+        lambda: pool.execute_query_async(database, "SELECT 1", timeout=timeout),
+        lambda: pool.execute_many_async(database, insert, rows, timeout=timeout),
+        lambda: pool.copy_rows_async(database, "t", ["a"], rows, timeout=timeout),
+    ]
+    words = f"timeout={timeout!r} is not allowed; it must be a number of seconds, or None"
+    for call in calls:
+        with pytest.raises(ConfigError, match=words):
+            call()
+    for begin in awaited:
+        with pytest.raises(ConfigError, match=words):
+            await begin()
 
+    assert list(rows) == [(1,)]
+    assert pool.get_stats()["metrics"]["pool_misses"] == 0
+    assert pool.execute_query(database, "SELECT 1", timeout=20) == [(1,)]
     assert pool.get_stats()["metrics"]["active_connections"] == 0
     await pool.stop_async()
 

@@ -1,6 +1,7 @@
 """Leased sockets: what a lessee gets, and what the next one gets."""
 
 import asyncio
+import dataclasses
 import math
 import pickle
 import re
@@ -12,7 +13,7 @@ import pytest
 import zmq
 
 from app.pools.core.settings import ZMQPoolSettings
-from app.pools.errors import EndpointBusy, LeaseLeaked, NoReply, NotSent, PoolTimeout, UnexpectedReply
+from app.pools.errors import ConfigError, EndpointBusy, LeaseLeaked, NoReply, NotSent, PoolTimeout, UnexpectedReply
 from app.pools.zmq_pool import SocketConfig, SocketType, ZMQPool, get_zmq_pool
 from app.pools.zmq_pool.context import socket_limit
 from app.pools.zmq_pool.timeouts import ReplyLost, ReplyTimedOut
@@ -319,6 +320,23 @@ def test_a_call_may_wait_for_ever(pool):
                 waiting = threads.submit(pool.request, config, b"b", math.inf)
                 eventually(lambda: any(each["waiting"] for each in pool.get_stats()["pools"].values()))
             assert b"b" == waiting.result(20)
+
+
+@pytest.mark.parametrize("timeout", [math.nan, "5", True])
+async def test_a_timeout_that_is_no_number_is_refused(pool, free_endpoint, timeout):
+    """Leases and requests refuse it at the call, in threads and in tasks, before a socket is made."""
+    config = SocketConfig(SocketType.REQ, free_endpoint)
+    words = f"timeout={timeout!r} is not allowed; it must be a number of seconds, or None"
+    with pytest.raises(ConfigError, match=words):
+        pool.socket(config, timeout=timeout)
+    with pytest.raises(ConfigError, match=words):
+        pool.request(config, b"x", timeout=timeout)
+    with pytest.raises(ConfigError, match=words):
+        pool.request_many(config, [b"x"], timeout=timeout)
+    for each in (config, dataclasses.replace(config, multiplexed=False)):
+        with pytest.raises(ConfigError, match=words):
+            await pool.request_async(each, b"x", timeout=timeout)
+    assert 0 == pool.get_stats()["metrics"]["pool_misses"]
 
 
 def test_a_detached_socket_is_the_callers(pool):
