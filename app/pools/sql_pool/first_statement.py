@@ -97,7 +97,7 @@ def _answers(pgconn: Any) -> PQGen[list[Any]]:
         try:
             results = yield from fetch_many(pgconn)
         except Error:
-            if not answers or answers[-1].status != _FAILED:
+            if not any(answer.status == _FAILED for answer in answers):
                 raise
             pgconn.finish()
             return answers

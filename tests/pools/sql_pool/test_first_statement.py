@@ -219,6 +219,20 @@ def test_a_session_that_the_server_ends_is_lost(
     assert ask(single, postgres, "session") == 7
 
 
+def test_a_session_that_was_ended_before_says_why(
+    single: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres
+) -> None:
+    """What the server said at the session's end is the error, though nothing was executed when it said so."""
+
+    def ask_once_ended() -> None:
+        with single.connection(postgres) as connection, psycopg.connect(postgres_server.url()) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 20000)", (backend(connection),))
+            connection.execute(text("SELECT 7"))
+
+    with pytest.raises(DatabaseUnavailable, match="terminating connection due to administrator command"):
+        ask_once_ended()
+
+
 def test_interrupts_mix_up_no_answers(single: SQLPool, postgres: DatabaseConfig) -> None:
     """Ctrl-C at any moment of a transaction never leaves an answer to be read by the next one, nor a connection."""
     numbers = count(1)
