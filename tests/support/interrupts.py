@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import Any
 
 _AGAIN = 0.01
 """Seconds after which a signal is sent again: CPython can miss one that comes as it handles another event."""
@@ -45,3 +47,39 @@ def interrupt(step: Callable[[], object], times: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         sys.unraisablehook = hook
+
+
+def break_off(step: Callable[[], object], error: type[BaseException], module: ModuleType, number: int) -> bool:
+    """Call ``step``, and raise ``error`` before an instruction of a module's code, as a signal's handler may.
+
+    Args:
+        step: what to call.
+        error: what to raise.
+        module: whose instructions count.
+        number: how many of them come before.
+
+    Returns:
+        Whether it came to that instruction.
+    """
+    left = number
+
+    def at_each_event(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == -1:
+                raise error
+        return at_each_event
+
+    previous = sys.gettrace()
+    sys.settrace(at_each_event)
+    try:
+        step()
+    except error:
+        pass
+    finally:
+        sys.settrace(previous)
+    return left < 0

@@ -49,8 +49,8 @@ def execute_with_begin(
     prepared = connection._prepared
     preparing, name = prepared.get(bound, prepare)
 
-    pgconn.enter_pipeline_mode()
     try:
+        pgconn.enter_pipeline_mode()
         pgconn.send_query_params(connection._get_tx_start_command(), None)
         refusal = _queue(pgconn, bound, preparing, name, cursor.format if binary is None else pq.Format(binary))
         pgconn.pipeline_sync()

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -18,11 +19,11 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from app.pools.errors import DatabaseUnavailable
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, first_statement
 from app.pools.sql_pool.embedded import EmbeddedPostgres
 from app.pools.sql_pool.first_statement import CAN_JOIN, is_one_query
 from tests.support.chaos import Proxy
-from tests.support.interrupts import interrupt
+from tests.support.interrupts import break_off, interrupt
 from tests.support.waiting import eventually
 
 
@@ -245,6 +246,26 @@ def test_interrupts_mix_up_no_answers(single: SQLPool, postgres: DatabaseConfig)
     interrupt(step, 200)
     step()
     assert single.get_stats()["metrics"]["total_connections"] == 1
+
+
+class Alarm(Exception):
+    """Raised by a signal's handler, it does not make SQLAlchemy close the connection, as a KeyboardInterrupt does."""
+
+
+def test_an_error_at_any_moment_leaves_no_pipeline(single: SQLPool, postgres: DatabaseConfig) -> None:
+    """A connection that is given back after what a signal's handler raised executes the next statement."""
+    ask(single, postgres, "session")  # an engine's first use asks the server this and that
+    reached = 0
+
+    def step() -> None:
+        with suppress(DBAPIError):  # the rollback finds the connection closed
+            ask(single, postgres, "session")
+
+    while break_off(step, Alarm, first_statement, reached):
+        reached += 1
+        assert single.execute_query(postgres, "SELECT 8", timeout=20) == [(8,)]
+        assert reached < 2000
+    assert reached or not CAN_JOIN
 
 
 def test_the_private_names_of_psycopg_mean_what_they_did() -> None:
