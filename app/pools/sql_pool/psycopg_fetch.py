@@ -36,6 +36,7 @@ class Fetcher:
         self._cursor = psycopg.Cursor(connection, row_factory=rows_of)
         # psycopg's own, which its cursors add to and remove from: by text and types of values, the server's names.
         self._names = connection._prepared._names
+        # Of the texts that psycopg has prepared for some types: to convert the others as well would be for nothing.
         self._queries: dict[str, PostgresQuery] = {}
         self._row_classes: dict[bytes, type[Row]] = {}
 
@@ -50,32 +51,20 @@ class Fetcher:
             psycopg.Error: as ``Cursor.execute`` does.
         """
         names = self._names
-        if names:
-            known = self._queries.get(text)
-            if known is None:
-                query = PostgresQuery(Transformer(self._connection))
-                query.convert(text, values)
-            else:
-                query = known
-                query.dump(values)
+        query = self._queries.get(text) if names else None
+        if query is not None:
+            query.dump(values)
+            params, query.params = query.params, None  # nothing is kept of a call, however large, nor of its result
             key = query.query, query.types
             name = names.get(key)
             if name is not None:
                 names.move_to_end(key)  # psycopg gives up what was not used for longest
-                if known is None:
-                    self._keep(text, query)
-                return self._fetch_prepared(query, name)
+                return self._fetch_prepared(query, name, params)
         return self._fetch_by_cursor(text, values)
 
-    def _keep(self, text: str, query: PostgresQuery) -> None:
-        if len(self._queries) >= _MOST_KEPT:
-            self._queries.clear()
-        self._queries[text] = query
-
-    def _fetch_prepared(self, query: PostgresQuery, name: bytes) -> list[Row]:
+    def _fetch_prepared(self, query: PostgresQuery, name: bytes, params: Any) -> list[Row]:
         pgconn = self._connection.pgconn
-        pgconn.send_query_prepared(name, query.params, param_formats=query.formats)
-        query.params = None  # nothing is kept of a call, however large: neither its values nor its result
+        pgconn.send_query_prepared(name, params, param_formats=query.formats)
         result = self._connection.wait(execute(pgconn))[0]
         if result.status == _FAILED:
             raise error_from_result(result, encoding=self._connection.info.encoding)
@@ -100,6 +89,8 @@ class Fetcher:
     def _fetch_by_cursor(self, text: str, values: Values) -> list[Row]:
         cursor = self._cursor
         cursor.execute(text, values)
+        if cursor._query is None and text not in self._queries:  # psycopg notes there what it has not prepared
+            self._keep(text, values)
         result = cursor.pgresult
         if result is None:
             return []
@@ -110,6 +101,14 @@ class Fetcher:
         cursor._results.clear()
         cursor._tx.set_pgresult(None)
         return rows
+
+    def _keep(self, text: str, values: Values) -> None:
+        query = PostgresQuery(Transformer(self._connection))
+        query.convert(text, values)
+        query.params = None
+        if len(self._queries) >= _MOST_KEPT:
+            self._queries.clear()
+        self._queries[text] = query
 
 
 def rows_of(cursor: Any) -> Callable[[Sequence[Any]], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from psycopg._preparing import PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
+from psycopg.types.json import Jsonb
 
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.psycopg_fetch import Fetcher
@@ -136,6 +138,30 @@ def test_many_texts_are_not_kept_for_ever(single: SQLPool, postgres: DatabaseCon
     assert len(fetcher_of(single, postgres)._row_classes) <= 200
 
 
+def test_values_are_converted_once(single: SQLPool, postgres: DatabaseConfig) -> None:
+    """Those of a text that is not prepared as well, whatever others are, for they may be large."""
+    for _ in range(OFTEN):
+        single.execute_query(postgres, "SELECT 7")
+    converted: list[str] = []
+
+    def dumps(value: Any) -> str:
+        converted.append(value)
+        return json.dumps(value)
+
+    for number in range(OFTEN):
+        assert single.execute_query(postgres, f"SELECT ?::jsonb AS a{number}", (Jsonb("x", dumps),)) == [("x",)]
+    assert len(converted) == OFTEN
+
+
+def test_no_values_are_kept_whose_types_are_not_prepared(single: SQLPool, postgres: DatabaseConfig) -> None:
+    """An idle connection does not hold on to them, although their text is prepared for others."""
+    for _ in range(OFTEN):
+        single.execute_query(postgres, "SELECT ?", (7,))
+    assert single.execute_query(postgres, "SELECT ?", ("x" * 100_000,)) == [("x" * 100_000,)]
+    (query,) = fetcher_of(single, postgres)._queries.values()
+    assert query.params is None
+
+
 def test_nothing_is_prepared_where_it_must_not_be(single: SQLPool, postgres: DatabaseConfig) -> None:
     """With prepared=False every call goes by a cursor."""
     config = replace(postgres, prepared=False)
@@ -180,5 +206,9 @@ def test_the_private_names_of_psycopg_mean_what_they_did() -> None:
     assert "conn._deallocate(name)" in inspect.getsource(PrepareManager.maintain_gen)
     for name in ("convert", "dump"):
         assert list(inspect.signature(getattr(PostgresQuery, name)).parameters)[-1] == "vars"
+    # A cursor notes what it executes unless that is prepared.
+    assert "self._query = query" in inspect.getsource(psycopg.Cursor._execute_send)
+    assert "self._query" not in inspect.getsource(psycopg.Cursor._send_query_prepared)
+    assert "self._query = None" in inspect.getsource(psycopg.Cursor._reset)
     assert callable(Transformer.load_rows)
     assert callable(Transformer.set_pgresult)
