@@ -52,7 +52,7 @@ class Fetcher:
         """
         names = self._names
         query = self._queries.get(text) if names else None
-        if query is not None:
+        if query is not None and (values is None or query.formats is not None):  # too many are the cursor's to refuse
             query.dump(values)
             params, query.params = query.params, None  # nothing is kept of a call, however large, nor of its result
             key = query.query, query.types

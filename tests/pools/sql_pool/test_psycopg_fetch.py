@@ -88,6 +88,7 @@ def test_values_of_each_type_have_a_statement_of_their_own(single: SQLPool, post
         ("SELECT 10 / ?::int", (5,), (0,), psycopg.errors.DivisionByZero),
         ("SELECT ?::text", ("a",), ("a\0b",), psycopg.DataError),
         ("SELECT ?::int", (5,), (5, 6), psycopg.ProgrammingError),
+        ("SELECT 5", (), (5,), psycopg.ProgrammingError),
         ("SELECT ?::int", (5,), (object(),), psycopg.ProgrammingError),
     ],
 )
