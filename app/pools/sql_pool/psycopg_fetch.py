@@ -103,7 +103,7 @@ class Fetcher:
         return rows
 
     def _keep(self, text: str, values: Values) -> None:
-        query = PostgresQuery(Transformer(self._connection))
+        query = PostgresQuery(Transformer(self._cursor))  # with the cursor's adapters: the connection's may be others
         query.convert(text, values)
         query.params = None
         if len(self._queries) >= _MOST_KEPT:

@@ -16,6 +16,7 @@ from psycopg._preparing import PrepareManager
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 from psycopg.types.json import Jsonb
+from psycopg.types.string import TextLoader
 
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.psycopg_fetch import Fetcher
@@ -71,6 +72,16 @@ def test_a_prepared_statement_returns_what_the_first_did(
     assert others == [first] * len(others)
     assert [list(map(repr, rows)) for rows in others] == [list(map(repr, first))] * len(others)
     assert len(fetcher_of(single, postgres)._queries) == 1
+
+
+def test_adapters_do_not_depend_on_how_often_a_text_is_executed(single: SQLPool, postgres: DatabaseConfig) -> None:
+    """What a lease has set on its connection since makes no other value of the same column."""
+    single.execute_query(postgres, "SELECT 1")
+    with single.engine(postgres).connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        raw.adapters.register_loader("date", TextLoader)
+    found = [single.execute_query(postgres, "SELECT '2000-01-02'::date") for _ in range(OFTEN)]
+    assert found == found[:1] * OFTEN
 
 
 def test_values_of_each_type_have_a_statement_of_their_own(single: SQLPool, postgres: DatabaseConfig) -> None:
