@@ -13,6 +13,8 @@ from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
 from app.pools.sql_pool.statements import admit
 
 _IDLE = psycopg.pq.TransactionStatus.IDLE
+# The functions of the server that compare the columns, and that look the type of a value up.
+_FINDING_OUT = frozenset({"RevalidateCachedQuery", "getTypeInputInfo", "getTypeBinaryInputInfo"})
 
 
 class Connection(psycopg.Connection[Any]):
@@ -56,7 +58,7 @@ class Cursor(psycopg.Cursor[Any]):
         self._conn.note(query)
         try:
             return super().execute(query, params, prepare=prepare, binary=binary)
-        except psycopg.errors.FeatureNotSupported as error:
+        except psycopg.Error as error:
             if is_outdated(error):  # and would fail again and again; a rollback has psycopg forget it, nothing else
                 self._conn.residue |= LASTING
             raise
@@ -96,11 +98,12 @@ class ServerCursor(psycopg.ServerCursor[Any]):
 
 
 def is_outdated(error: psycopg.Error) -> bool:
-    """Say whether a statement that was prepared cannot be executed, because its columns are others since (ALTER TABLE).
+    """Say whether a statement that was prepared cannot be executed, because of what has changed since.
 
-    The server finds it out before it executes anything. Its message may be in any language.
+    Its columns are others (ALTER TABLE), or the type of one of its values is another (DROP TYPE). The server finds it
+    out before it executes anything. Its message may be in any language.
     """
-    return error.diag.source_function == "RevalidateCachedQuery"
+    return error.diag.source_function in _FINDING_OUT
 
 
 def forget_prepared(raw: Connection) -> None:

@@ -33,7 +33,6 @@ try:
         Cursor,
         ServerCursor,
         forget_prepared,
-        is_outdated,
     )
     from app.pools.sql_pool.psycopg_fetch import Fetcher, rows_of
 except ImportError as error:
@@ -158,8 +157,8 @@ class PsycopgDriver:
             fetcher = record.fetcher = Fetcher(record.raw)
         try:
             return fetcher.fetch(statement.text, params or statement.no_values)
-        except psycopg.errors.FeatureNotSupported as error:
-            if not is_outdated(error) or self.in_transaction(record):
+        except psycopg.Error as error:
+            if not fetcher.was_outdated(error) or self.in_transaction(record):
                 raise
         forget_prepared(record.raw)
         return fetcher.fetch(statement.text, params or statement.no_values)

@@ -12,9 +12,12 @@ from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import execute
 
+from app.pools.sql_pool.psycopg_connection import is_outdated
 from app.pools.sql_pool.rows import Row, row_class, row_class_of
 
 _FAILED = pq.ExecStatus.FATAL_ERROR
+_OF_THE_TEXT = "42"
+"""Begins the SQLSTATE of an error of syntax, names or types."""
 _MOST_KEPT = 200
 """More than psycopg has prepared on a connection at once."""
 
@@ -61,6 +64,18 @@ class Fetcher:
                 names.move_to_end(key)  # psycopg gives up what was not used for longest
                 return self._fetch_prepared(query, name, params)
         return self._fetch_by_cursor(text, values)
+
+    def was_outdated(self, error: psycopg.Error) -> bool:
+        """Say whether ``fetch`` has failed only because psycopg had prepared the statement, for another schema.
+
+        Either ``is_outdated`` knows the error, or the server shows a place in the text: the values of a prepared
+        statement keep the types that it found for them, whatever types the columns have since. In both cases it has
+        executed nothing.
+        """
+        if self._cursor._query is not None:  # it was not prepared
+            return False
+        misread = (error.sqlstate or "").startswith(_OF_THE_TEXT) and error.diag.statement_position is not None
+        return misread or is_outdated(error)
 
     def _fetch_prepared(self, query: PostgresQuery, name: bytes, params: Any) -> list[Row]:
         pgconn = self._connection.pgconn
