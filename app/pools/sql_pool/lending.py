@@ -44,8 +44,13 @@ def lend_connection(side: SyncSide, timeout: float | None, site: CallSite) -> It
             if left_unfinished(connection, side.driver):
                 report_unfinished(side.label, site)
         finally:
-            with _limited(side, connection):
-                connection.close()
+            try:
+                with _limited(side, connection):
+                    connection.close()
+            except BaseException:  # perhaps an interrupt, before it was closed
+                if not (connection.closed or connection.invalidated):
+                    connection.invalidate()  # it and its transaction know each other until the garbage collector looks
+                raise
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The pool's own threads: at the system's limit, and when Ctrl-C comes as one is started."""
+"""The pool's own threads: at the system's limit, and when Ctrl-C comes as one is started or a lease ends."""
 
 import asyncio
 import gc
@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import text
 
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, get_sqlite_config
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, cleaning, get_sqlite_config, watchdog
 from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.threads import Call
 from tests.support.descriptors import open_files
+from tests.support.interrupts import break_off
 from tests.support.threads import interrupt_start, refuse_threads
 from tests.support.waiting import eventually, eventually_async
 
@@ -180,6 +182,25 @@ def test_a_lost_lease_frees_its_place_without_the_garbage_collector(pair: SQLPoo
     del proxy
 
     eventually(lambda: not bucket._entries)
+
+
+@pytest.mark.usefixtures("no_garbage_collector")
+@pytest.mark.parametrize("module", [cleaning, watchdog])
+def test_an_interrupted_end_costs_no_place(postgres: DatabaseConfig, module: ModuleType) -> None:
+    """Ctrl-C as the end of a lease is given its deadline closes the connection, whose transaction is open."""
+    with SQLPool(SQLPoolSettings(max_connections=1, min_connections=0, checkout_timeout=2)) as pool:
+
+        def step() -> None:
+            with pool.connection(postgres) as connection:
+                connection.execute(text("SELECT 1"))
+
+        step()
+        reached = 0
+        while break_off(step, KeyboardInterrupt, module, reached):
+            reached += 1
+            step()
+            assert reached < 2000
+        assert reached
 
 
 def test_threads_of_the_same_pool_lease_different_connections(pool: SQLPool, database: DatabaseConfig) -> None:
