@@ -6,23 +6,20 @@ psycopg sends the BEGIN by itself, and waits for its answer before it sends the 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any
 
-from psycopg import Error, InterfaceError, OperationalError, capabilities, pq
-from psycopg._preparing import Prepare
+from psycopg import Error, InterfaceError, OperationalError, pq
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
 
 from app.pools.sql_pool.findings import once_for_each
+from app.pools.sql_pool.psycopg_pipeline import send_statement
 
 # In a pipeline a text is one statement. What is no query, or has a semicolon, goes the usual way.
 _ONE_QUERY = re.compile(r"\s*+(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE)\b[^;]*+\Z", re.IGNORECASE)
 _FAILED = pq.ExecStatus.FATAL_ERROR
-
-CAN_JOIN: Final = capabilities.has_pipeline()
-"""Whether this libpq can send several commands at once."""
 
 
 @once_for_each
@@ -49,10 +46,14 @@ def execute_with_begin(
     prepared = connection._prepared
     preparing, name = prepared.get(bound, prepare)
 
+    refusal: Error | None = None
     try:
         pgconn.enter_pipeline_mode()
         pgconn.send_query_params(connection._get_tx_start_command(), None)
-        refusal = _queue(pgconn, bound, preparing, name, cursor.format if binary is None else pq.Format(binary))
+        try:
+            send_statement(pgconn, bound, preparing, name, cursor.format if binary is None else pq.Format(binary))
+        except Error as error:
+            refusal = error
         pgconn.pipeline_sync()
         yield from send(pgconn)
         answers = yield from _answers(pgconn)
@@ -72,22 +73,6 @@ def execute_with_begin(
     cursor._set_results(answers[-1:])
     cursor._last_query = query
     yield from prepared.maintain_gen(connection)
-
-
-def _queue(pgconn: Any, bound: Any, preparing: Prepare, name: bytes, form: pq.Format) -> Error | None:
-    """Send a statement, and what prepares it if it shall be; return libpq's refusal if there are too many values."""
-    try:
-        if preparing is Prepare.SHOULD:
-            pgconn.send_prepare(name, bound.query, param_types=bound.types)
-        if preparing is Prepare.NO:
-            pgconn.send_query_params(
-                bound.query, bound.params, param_types=bound.types, param_formats=bound.formats, result_format=form
-            )
-        else:
-            pgconn.send_query_prepared(name, bound.params, param_formats=bound.formats, result_format=form)
-    except Error as refusal:
-        return refusal
-    return None
 
 
 def _answers(pgconn: Any) -> PQGen[list[Any]]:

@@ -8,7 +8,8 @@ from typing import Any, Self
 import psycopg
 from psycopg.abc import PQGen
 
-from app.pools.sql_pool.first_statement import CAN_JOIN, execute_with_begin, is_one_query
+from app.pools.sql_pool.first_statement import execute_with_begin, is_one_query
+from app.pools.sql_pool.psycopg_pipeline import CAN_PIPELINE
 from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
 from app.pools.sql_pool.statements import admit
 
@@ -29,7 +30,7 @@ class Connection(psycopg.Connection[Any]):
             and not self._autocommit
             and self._pipeline is None
             and self.prepare_threshold is not None  # a pooler that cannot prepare may not know pipelines, either
-            and CAN_JOIN
+            and CAN_PIPELINE
             and isinstance(query, str)
             and is_one_query(query)
         )

@@ -35,6 +35,7 @@ try:
         forget_prepared,
     )
     from app.pools.sql_pool.psycopg_fetch import Fetcher, rows_of
+    from app.pools.sql_pool.psycopg_pipeline import CAN_PIPELINE, Repetition
 except ImportError as error:
     raise MissingDriver("PostgreSQL needs psycopg: pip install 'poolwire[postgres]'") from error
 
@@ -165,12 +166,15 @@ class PsycopgDriver:
 
     def execute_many(self, record: Record, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each set of parameters, pipelined, in one transaction."""
-        with record.raw.transaction(), record.raw.cursor() as cursor:
-            if statement.placeholders:
+        raw: Connection = record.raw
+        with raw.transaction(), raw.cursor() as cursor:
+            if not statement.placeholders:  # executemany() takes each % for one
+                for row in rows:
+                    cursor.execute(statement.text, row or statement.no_values)
+            elif CAN_PIPELINE:
+                raw.wait(Repetition(raw, statement.text).execute(rows))
+            else:
                 cursor.executemany(statement.text, rows)
-                return
-            for row in rows:  # executemany() takes each % for a placeholder, whether there are any or not
-                cursor.execute(statement.text, row or statement.no_values)
 
     def copy_rows(self, record: Record, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Store many rows by COPY, in one transaction."""

@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, first_statement
 from app.pools.sql_pool.embedded import EmbeddedPostgres
-from app.pools.sql_pool.first_statement import CAN_JOIN, is_one_query
+from app.pools.sql_pool.first_statement import is_one_query
+from app.pools.sql_pool.psycopg_pipeline import CAN_PIPELINE
 from tests.support.chaos import Proxy
 from tests.support.interrupts import break_off, interrupt
 from tests.support.waiting import eventually
@@ -88,7 +89,7 @@ def ask(pool: SQLPool, config: DatabaseConfig, kind: str) -> object:
         return session.execute(text("SELECT CAST(:n AS int)"), {"n": 7}).scalar()
 
 
-@pytest.mark.skipif(not CAN_JOIN, reason="this libpq cannot send several commands at once")
+@pytest.mark.skipif(not CAN_PIPELINE, reason="this libpq cannot send several commands at once")
 @pytest.mark.parametrize("kind", ["connection", "transaction", "snapshot", "session"])
 @pytest.mark.parametrize(("prepared", "wanted"), [(True, 2), (False, 3)])
 def test_a_transaction_of_one_statement_takes_two_round_trips(
@@ -265,7 +266,7 @@ def test_an_error_at_any_moment_leaves_no_pipeline(single: SQLPool, postgres: Da
         reached += 1
         assert single.execute_query(postgres, "SELECT 8", timeout=20) == [(8,)]
         assert reached < 2000
-    assert reached or not CAN_JOIN
+    assert reached or not CAN_PIPELINE
 
 
 def test_the_private_names_of_psycopg_mean_what_they_did() -> None:
