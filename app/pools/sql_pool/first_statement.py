@@ -46,14 +46,10 @@ def execute_with_begin(
     prepared = connection._prepared
     preparing, name = prepared.get(bound, prepare)
 
-    refusal: Error | None = None
     try:
         pgconn.enter_pipeline_mode()
         pgconn.send_query_params(connection._get_tx_start_command(), None)
-        try:
-            send_statement(pgconn, bound, preparing, name, cursor.format if binary is None else pq.Format(binary))
-        except Error as error:
-            refusal = error
+        refusal = _refusal_of(pgconn, bound, preparing, name, cursor.format if binary is None else pq.Format(binary))
         pgconn.pipeline_sync()
         yield from send(pgconn)
         answers = yield from _answers(pgconn)
@@ -73,6 +69,15 @@ def execute_with_begin(
     cursor._set_results(answers[-1:])
     cursor._last_query = query
     yield from prepared.maintain_gen(connection)
+
+
+def _refusal_of(*statement: Any) -> Error | None:
+    """Send a statement, and return why libpq has refused to, if it has: the BEGIN is sent all the same."""
+    try:
+        send_statement(*statement)
+    except Error as refusal:
+        return refusal
+    return None
 
 
 def _answers(pgconn: Any) -> PQGen[list[Any]]:
