@@ -75,6 +75,7 @@ def break_off(step: Callable[[], object], error: type[BaseException], module: Mo
         return at_each_event
 
     previous = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks at this as it begins to trace, for all frames
     sys.settrace(at_each_event)
     try:
         step()
