@@ -24,6 +24,7 @@ from app.pools.http_pool.attempts import attempt_until_settled, attempt_until_se
 from app.pools.http_pool.bodies import NO_JSON, Data
 from app.pools.http_pool.calls import Call
 from app.pools.http_pool.config import HTTPConfig
+from app.pools.http_pool.exits import close_at_exit
 from app.pools.http_pool.origins import Origin
 from app.pools.http_pool.response import HTTPResponse
 from app.pools.http_pool.route import Route
@@ -65,6 +66,7 @@ class HTTPPool(ManagedPool):
         self._transports: dict[Route, Transport] = {}
         self._accounts: dict[HTTPConfig, Account] = {}
         self._evicted = 0
+        close_at_exit(self)
 
     # Requests
 
@@ -331,6 +333,12 @@ class HTTPPool(ManagedPool):
             self._transports.clear()
             self._accounts.clear()
         return holders
+
+    def close_idle(self) -> None:
+        """Close the idle connections of threads; those of tasks are their event loops'."""
+        for transport in self._all():
+            transport.sync.bucket.clear()
+            transport.adapters.clear()
 
     def sweep(self) -> None:
         """Close transports and connections that are idle too long."""

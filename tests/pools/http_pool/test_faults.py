@@ -14,6 +14,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -240,6 +241,25 @@ def test_a_program_ends_without_warnings(ending: str, tls: bool) -> None:
     assert [line for line in ran.stderr.splitlines() if not line.startswith("Executing <")] == []
     assert ran.returncode == 0
     assert '{"token": 0} {200}' in ran.stdout
+
+
+def test_a_program_that_stops_nothing_closes_its_idle_connections() -> None:
+    """They are closed before the interpreter takes its modules apart, after which it might report them."""
+    left = """
+        import atexit, sys
+        atexit.register(lambda: print(sum(each["total"] for each in get_http_pool().get_stats()["pools"].values())))
+        from app.pools.http_pool import HTTPConfig, get_http_pool
+        config = HTTPConfig(sys.argv[1])
+        get_http_pool().request(config, "GET", "/echo")
+        with get_http_pool().session(config) as session:
+            session.get("/echo")
+    """
+    with misbehaving_server() as server:
+        ran = subprocess.run(
+            [sys.executable, "-c", dedent(left), server.url], capture_output=True, text=True, timeout=60, cwd=ROOT,
+            check=False,
+        )  # fmt: skip
+    assert (ran.stdout, ran.stderr) == ("0\n", "")
 
 
 def test_abandoned_loops_are_forgotten(pool: HTTPPool, config: HTTPConfig, server: MisbehavingServer) -> None:
