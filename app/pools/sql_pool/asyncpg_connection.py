@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -84,24 +83,6 @@ async def transaction(raw: Connection) -> AsyncIterator[None]:
             await raw.execute("ROLLBACK")
         raise
     await raw.execute("COMMIT")
-
-
-@asynccontextmanager
-async def settled(raw: Connection) -> AsyncIterator[None]:
-    """Have a block that is cancelled wait, a moment at most, for the requests to cancel that asyncpg makes of that.
-
-    An event loop that ends does not: it knows the tasks that there were when it cancelled all.
-    """
-    earlier = set(raw._cancellations)
-    try:
-        yield
-    except asyncio.CancelledError:
-        requests = raw._cancellations - earlier
-        for request in requests:
-            request.cancel()
-        if requests:
-            await asyncio.wait(requests)
-        raise
 
 
 def forget_prepared(adapted: Any) -> None:

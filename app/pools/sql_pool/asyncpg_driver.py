@@ -23,18 +23,12 @@ from app.pools.sql_pool.record import Record
 from app.pools.sql_pool.residue import NOTHING, RESET, SETTINGS
 from app.pools.sql_pool.rows import Row, row_class
 from app.pools.sql_pool.statements import Statement, Style
-from app.pools.sql_pool.unhurried import Unhurried
+from app.pools.sql_pool.unhurried import Unhurried, end_soon
 
 try:
     import asyncpg
 
-    from app.pools.sql_pool.asyncpg_connection import (
-        Connection,
-        close_without_loop,
-        forget_prepared,
-        settled,
-        transaction,
-    )
+    from app.pools.sql_pool.asyncpg_connection import Connection, close_without_loop, forget_prepared, transaction
 except ImportError as error:
     raise MissingDriver("PostgreSQL with asyncio needs asyncpg: pip install 'poolwire[postgres]'") from error
 
@@ -206,8 +200,14 @@ class AsyncpgDriver:
 
         First the server's answer to a cancelled statement is awaited.
         """
-        async with settled(record.raw):
+        raw: Connection = record.raw
+        earlier = set(raw._cancellations)
+        try:
             return await self._clean(record)
+        except asyncio.CancelledError:
+            # asyncpg makes a request of that. An event loop that ends waits only for the tasks that it has cancelled.
+            await end_soon(raw._cancellations - earlier)
+            raise
 
     async def _clean(self, record: Record) -> bool:
         raw: Connection = record.raw

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,3 +47,11 @@ class Unhurried(asyncio.Task[T]):
     def end(self) -> None:
         """Cancel the task now."""
         super().cancel()
+
+
+async def end_soon(tasks: Collection[Unhurried[Any]]) -> None:
+    """Let tasks end, in a moment at most."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -316,6 +316,26 @@ def test_a_loop_that_ends_while_a_socket_is_opened_says_nothing(
     assert caplog.text == ""
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of the socket to which nobody answers
+def test_a_loop_that_ends_in_a_silent_network_takes_no_place_along(postgres: DatabaseConfig) -> None:
+    """The pool has its places back, and what the loop had left to do ends without an error of its own."""
+    assert postgres.port is not None
+
+    async def use() -> None:
+        asyncio.create_task(pool.execute_query_async(silent, "SELECT pg_sleep(20)"))  # noqa: RUF006 - the loop ends it
+        await eventually_async(lambda: pool.get_stats()["metrics"]["active_connections"] == 1)
+        proxy.swallow()
+        await eventually_async(lambda: proxy.swallowing)
+
+    for _ in range(3):
+        with Proxy(postgres.port) as proxy, SQLPool(SQLPoolSettings(max_connections=2)) as pool:
+            silent = replace(postgres, port=proxy.port)
+            asyncio.run(use())
+            pool.sweep()
+            assert pool.get_stats()["metrics"]["total_connections"] == 0
+        gc.collect()  # an error of what is dropped unfinished is pytest's from now on
+
+
 def test_a_lease_that_its_loop_took_along_does_not_cost_its_place(
     postgres: DatabaseConfig, postgres_server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
