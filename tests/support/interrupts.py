@@ -52,6 +52,9 @@ def interrupt(step: Callable[[], object], times: int) -> None:
 def break_off(step: Callable[[], object], error: type[BaseException], module: ModuleType, number: int) -> bool:
     """Call ``step``, and raise ``error`` before an instruction of a module's code, as a signal's handler may.
 
+    Not for a module that takes locks which outlive the test: it is raised between a lock and its ``with``, too, where
+    CPython runs no handler.
+
     Args:
         step: what to call.
         error: what to raise.

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from sqlalchemy import text
 
 from app.pools.errors import DatabaseUnavailable, DatabaseUnreachable
-from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, cleaning, get_sqlite_config, watchdog
+from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings, cleaning, get_sqlite_config
 from app.pools.sql_pool.connections import ConnectionBucket
 from app.pools.sql_pool.threads import Call
 from tests.support.descriptors import open_files
@@ -185,8 +184,7 @@ def test_a_lost_lease_frees_its_place_without_the_garbage_collector(pair: SQLPoo
 
 
 @pytest.mark.usefixtures("no_garbage_collector")
-@pytest.mark.parametrize("module", [cleaning, watchdog])
-def test_an_interrupted_end_costs_no_place(postgres: DatabaseConfig, module: ModuleType) -> None:
+def test_an_interrupted_end_costs_no_place(postgres: DatabaseConfig) -> None:
     """Ctrl-C as the end of a lease is given its deadline closes the connection, whose transaction is open."""
     with SQLPool(SQLPoolSettings(max_connections=1, min_connections=0, checkout_timeout=2)) as pool:
 
@@ -196,7 +194,7 @@ def test_an_interrupted_end_costs_no_place(postgres: DatabaseConfig, module: Mod
 
         step()
         reached = 0
-        while break_off(step, KeyboardInterrupt, module, reached):
+        while break_off(step, KeyboardInterrupt, cleaning, reached):
             reached += 1
             step()
             assert reached < 2000
