@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from psycopg import Error, InterfaceError, OperationalError, pq
+from psycopg import Error, InterfaceError, pq
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.generators import fetch_many, send
+from psycopg.generators import send
 
 from app.pools.sql_pool.findings import once_for_each
-from app.pools.sql_pool.psycopg_pipeline import send_statement
+from app.pools.sql_pool.psycopg_pipeline import read_answer, send_statement
 
 # In a pipeline a text is one statement. What is no query, or has a semicolon, goes the usual way.
 _ONE_QUERY = re.compile(r"\s*+(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE)\b[^;]*+\Z", re.IGNORECASE)
@@ -54,7 +54,7 @@ def execute_with_begin(
         yield from send(pgconn)
         answers = yield from _answers(pgconn)
     except BaseException:
-        pgconn.finish()  # what has not been answered yet, would be taken for the answer to the next statement
+        pgconn.finish()  # what has not been answered yet would be taken for the answer to the next statement
         raise
 
     for answer in answers[:-1]:  # to the BEGIN, and to what prepares the statement
@@ -85,14 +85,12 @@ def _answers(pgconn: Any) -> PQGen[list[Any]]:
     answers: list[Any] = []
     while True:
         try:
-            results = yield from fetch_many(pgconn)
+            results = yield from read_answer(pgconn)
         except Error:
             if not any(answer.status == _FAILED for answer in answers):
                 raise
             pgconn.finish()
             return answers
-        if not results:
-            raise OperationalError("the server has not answered all that it was sent")
         if results[0].status == pq.ExecStatus.PIPELINE_SYNC:
             pgconn.exit_pipeline_mode()
             return answers

@@ -44,6 +44,18 @@ def send_statement(pgconn: Any, query: Any, preparing: Prepare, name: bytes, for
         pgconn.send_query_prepared(name, query.params, param_formats=query.formats, result_format=form)
 
 
+def read_answer(pgconn: Any) -> PQGen[list[Any]]:
+    """Read the answer to one command, or to the end of a pipeline.
+
+    Raises:
+        psycopg.OperationalError: the connection is lost.
+    """
+    results: list[Any] = yield from fetch_many(pgconn)
+    if not results:
+        raise OperationalError("the server has not answered all that it was sent")
+    return results
+
+
 class Repetition:
     """One statement that is executed for many sets of values, some hundred at once. Its rows are dropped.
 
@@ -78,11 +90,14 @@ class Repetition:
                 self._failure = self._failure or error
             yield from self._end()
         except BaseException as error:
-            self._pgconn.finish()  # what was not answered yet, would be taken for the answer to the next statement
+            self._pgconn.finish()  # what was not answered yet would be taken for the answer to the next statement
             if self._failure is None or not isinstance(error, psycopg.Error):
                 raise
         if self._failure is not None:
-            raise self._failure
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # its traceback leads here: the two would keep the connection for each other
         yield from self._connection._prepared.maintain_gen(self._connection)
 
     def _execute_some_hundreds(self, rows: Iterator[Sequence[Any]]) -> PQGen[None]:
@@ -128,9 +143,7 @@ class Repetition:
 
     def _read(self) -> PQGen[pq.ExecStatus]:
         """Read an answer, and return what it says."""
-        results: list[Any] = yield from fetch_many(self._pgconn)
-        if not results:
-            raise OperationalError("the server has not answered all that it was sent")
+        results = yield from read_answer(self._pgconn)
         if self._unanswered and (validation := self._unanswered.popleft()) is not None:
             self._connection._prepared.validate(*validation, results)
         status: pq.ExecStatus = results[0].status

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +24,7 @@ from app.pools.sql_pool.first_statement import is_one_query
 from app.pools.sql_pool.psycopg_pipeline import CAN_PIPELINE
 from tests.support.chaos import Proxy
 from tests.support.interrupts import break_off, interrupt
-from tests.support.waiting import eventually
+from tests.support.postgres import error_of_ended
 
 
 class Turns(Proxy):
@@ -201,23 +200,13 @@ def test_a_session_that_the_server_ends_is_lost(
     single: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres
 ) -> None:
     """Whoever was executing its first statement reads why, and the next one has another connection."""
-    found: list[DatabaseUnavailable] = []
 
     def sleep() -> None:
-        try:
-            with single.connection(postgres) as connection:
-                connection.execute(text("SELECT pg_sleep(20)"))
-        except DatabaseUnavailable as error:
-            found.append(error)
+        with single.connection(postgres) as connection:
+            connection.execute(text("SELECT pg_sleep(20)"))
 
-    sleeper = threading.Thread(target=sleep)
-    sleeper.start()
-    with psycopg.connect(postgres_server.url(), autocommit=True) as other:
-        asleep = "FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(20)' AND state = 'active'"
-        eventually(lambda: other.execute(f"SELECT pid {asleep}").fetchall())
-        other.execute(f"SELECT pg_terminate_backend(pid) {asleep}")
-    sleeper.join(20)
-    assert "terminating connection due to administrator command" in str(found[0])
+    error = error_of_ended(postgres_server, "SELECT pg_sleep(20)", sleep)
+    assert "terminating connection due to administrator command" in str(error)
     assert ask(single, postgres, "session") == 7
 
 

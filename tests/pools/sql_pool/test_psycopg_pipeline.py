@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -13,11 +12,10 @@ import psycopg
 import pytest
 from psycopg._preparing import PrepareManager
 
-from app.pools.errors import DatabaseUnavailable
 from app.pools.sql_pool import DatabaseConfig, SQLPool, SQLPoolSettings
 from app.pools.sql_pool.embedded import EmbeddedPostgres
 from tests.support.interrupts import interrupt
-from tests.support.waiting import eventually
+from tests.support.postgres import error_of_ended
 
 STORE = "INSERT INTO kept (a, b) VALUES (?, ?)"
 
@@ -119,23 +117,10 @@ def test_a_session_that_the_server_ends_is_lost(
     single: SQLPool, postgres: DatabaseConfig, postgres_server: EmbeddedPostgres
 ) -> None:
     """The caller reads why, nothing is stored, and the next call has another connection."""
-    found: list[DatabaseUnavailable] = []
-
-    def store() -> None:
-        try:
-            slow = "INSERT INTO kept SELECT ?, pg_sleep(0.05)::text"
-            single.execute_many(postgres, slow, ((n,) for n in range(2000)))
-        except DatabaseUnavailable as error:
-            found.append(error)
-
-    storing = threading.Thread(target=store)
-    storing.start()
-    with psycopg.connect(postgres_server.url(), autocommit=True) as other:
-        at_it = "FROM pg_stat_activity WHERE query LIKE 'INSERT INTO kept SELECT%' AND pid <> pg_backend_pid()"
-        eventually(lambda: other.execute(f"SELECT pid {at_it}").fetchall())
-        other.execute(f"SELECT pg_terminate_backend(pid) {at_it}")
-    storing.join(20)
-    assert "terminating connection due to administrator command" in str(found[0])
+    slow = "INSERT INTO kept SELECT ?, pg_sleep(0.05)::text"
+    rows = ((n,) for n in range(2000))
+    error = error_of_ended(postgres_server, slow[:23], lambda: single.execute_many(postgres, slow, rows))
+    assert "terminating connection due to administrator command" in str(error)
     assert stored(single, postgres) == []
 
 
