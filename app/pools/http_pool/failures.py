@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 
 import aiohttp
 
-from app.pools.errors import MORE_THREADS, BlockedAddress, HTTPUnavailable, UntrustedServer
+from app.pools.errors import MORE_DESCRIPTORS, MORE_THREADS, BlockedAddress, HTTPUnavailable, UntrustedServer
 from app.pools.http_pool.addresses import NotPublic
 from app.pools.http_pool.bodies import own_error
 from app.pools.http_pool.calls import Call, Failure
@@ -45,11 +46,13 @@ def describe(error: Exception, *, sent: bool) -> Failure:
     untrusted = isinstance(inner, ssl.SSLCertVerificationError | ssl.CertificateError)
     plain = isinstance(inner, OSError) and not isinstance(inner, aiohttp.ClientError)
     undecodable = isinstance(error, Undecodable)
+    starved = plain and getattr(inner, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    said = f"{inner}. {MORE_DESCRIPTORS}" if starved else str(inner)
     name = "NameResolutionError" if isinstance(error, aiohttp.ClientConnectorDNSError) else type(inner).__name__
     return Failure(
-        reason=str(error) if undecodable else f"{name}: {inner}" if plain and str(inner) else name,
+        reason=str(error) if undecodable else f"{name}: {said}" if plain and said else name,
         sent=sent,
-        ours=isinstance(inner, NoThread),
+        ours=starved or isinstance(inner, NoThread),
         permanent=blocked or untrusted or undecodable or isinstance(inner, aiohttp.InvalidURL),
         cause=inner.with_traceback(None) if plain else None,
         kind=BlockedAddress if blocked else UntrustedServer if untrusted else HTTPUnavailable,

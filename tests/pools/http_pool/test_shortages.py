@@ -1,4 +1,4 @@
-"""Requests of a process that may start no more threads."""
+"""Requests of a process that may start no more threads, or open no more files."""
 
 import asyncio
 import math
@@ -8,6 +8,7 @@ import pytest
 from app.pools.errors import HTTPUnavailable
 from app.pools.http_pool import HTTPConfig, HTTPPool, sync_transport
 from app.pools.http_pool.deadlines import Watchdog
+from tests.support.descriptors import shortage
 from tests.support.misbehaving import MisbehavingServer
 from tests.support.threads import refuse_threads
 
@@ -73,3 +74,23 @@ def test_a_stream_whose_pause_nobody_watches_breaks_off(
 
     assert 0 == pool.get_stats()["metrics"]["active_connections"]
     assert {} == watchdog._watched
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_request_that_lacks_a_descriptor_says_nothing_of_the_origin(
+    pool: HTTPPool, server: MisbehavingServer, asynchronous: bool
+) -> None:
+    """It is an HTTPUnavailable that names the limit, and the next request is not refused because of it."""
+    config = HTTPConfig(server.url, max_retries=0, circuit_threshold=1)
+
+    async def ask() -> bool:
+        if asynchronous:
+            return (await pool.request_async(config, "GET", "/echo", timeout=10)).ok
+        return pool.request(config, "GET", "/echo", timeout=10).ok
+
+    async def ask_twice() -> None:
+        with shortage(), pytest.raises(HTTPUnavailable, match=r"Too many open files\. Raise the limit \(ulimit -n"):
+            await ask()
+        assert await ask()
+
+    asyncio.run(ask_twice())
