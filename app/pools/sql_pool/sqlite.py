@@ -15,7 +15,7 @@ from app.pools.errors import PoolTimeout
 from app.pools.sql_pool.handles import Handles
 from app.pools.sql_pool.residue import LASTING, NOTHING, residue_of
 from app.pools.sql_pool.sqlite_forks import register
-from app.pools.sql_pool.statements import Effect, effect_of
+from app.pools.sql_pool.statements import Effect, effect_of, quoted_part
 from app.pools.sql_pool.writers import Wish, WishTakenBack, WriterLock
 
 BEGIN_READONLY = "BEGIN DEFERRED /* readonly */"
@@ -157,8 +157,8 @@ class Connection(sqlite3.Connection):
         if readonly:
             self.before(Effect.READ)
         else:  # by a statement that changes nothing: SQLite does not say of a blob why it cannot be written
-            target = _quoted(column)
-            self.execute(f"UPDATE {_quoted(name)}.{_quoted(table)} SET {target} = {target} WHERE 0")
+            target = quoted_part(column)
+            self.execute(f"UPDATE {quoted_part(name)}.{quoted_part(table)} SET {target} = {target} WHERE 0")
         blob = super().blobopen(table, column, row, readonly=readonly, name=name)
         self._handles[id(blob)] = ref(blob)
         return blob
@@ -336,10 +336,6 @@ class Connection(sqlite3.Connection):
         turn, self._turn = self._turn, None
         if turn is not None:
             self.writer.release(turn)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def is_busy(error: BaseException) -> bool:

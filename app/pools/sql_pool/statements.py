@@ -352,4 +352,9 @@ def quoted(name: str) -> str:
     """
     if not name or "\x00" in name:
         raise ValueError(f"{name!r} is no name of a table or column")
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+    return ".".join(map(quoted_part, name.split(".")))
+
+
+def quoted_part(name: str) -> str:
+    """Quote a name in which a dot is a letter as any other."""
+    return '"' + name.replace('"', '""') + '"'
